@@ -1,0 +1,67 @@
+/*
+ * The C side of AioContext for Deno: what JavaScript cannot do well.
+ *
+ * It spins on memory, reads the clock cheaply and makes the few system calls
+ * that liburing does not wrap. It keeps no state of its own: every function
+ * works on what it is given and returns a count or -errno. Times are
+ * nanoseconds of CLOCK_MONOTONIC in a double, which is exact for 104 days.
+ */
+#ifndef AIO_H
+#define AIO_H
+
+#include <stdint.h>
+
+#define AIO_EXPORT __attribute__((visibility("default")))
+
+/* Bits of aio_spin()'s result; several can be set at once. */
+#define AIO_SPIN_HIT 1u      /* poll words changed: see hits[] */
+#define AIO_SPIN_CQ 2u       /* the completion queue is not empty */
+#define AIO_SPIN_SQ_FLAGS 4u /* the kernel asks to be entered */
+#define AIO_SPIN_NOTIFIED 8u /* somebody called notify() */
+
+/* One watched word: a hit when the value at address is not seen. */
+struct aio_poll_word {
+	const volatile void *address;
+	uint64_t seen;
+};
+
+/*
+ * What one aio_spin() call watches. Lives in memory owned by the caller,
+ * who rewrites it between calls and never during one.
+ */
+struct aio_spin {
+	const uint32_t *cq_head;     /*   0: owned by the caller's thread */
+	const uint32_t *cq_tail;     /*   8: written by the kernel */
+	const uint32_t *sq_flags;    /*  16: written by the kernel */
+	const uint32_t *notified;    /*  24: written by any thread */
+	struct aio_poll_word *words16; /* 32 */
+	struct aio_poll_word *words32; /* 40 */
+	struct aio_poll_word *words64; /* 48 */
+	uint32_t *hits;              /*  56: room for all words */
+	uint32_t count16;            /*  64 */
+	uint32_t count32;            /*  68 */
+	uint32_t count64;            /*  72 */
+	uint32_t sq_flags_mask;      /*  76: the SQ flags that end the spin */
+	uint32_t hit_count;          /*  80: out */
+	uint32_t reserved;           /*  84 */
+	double end_ns;               /*  88: out, the clock when it ended */
+};
+
+AIO_EXPORT double aio_now(void);
+AIO_EXPORT int32_t aio_spin(struct aio_spin *spin, double deadline_ns);
+
+AIO_EXPORT int32_t aio_eventfd(void);
+AIO_EXPORT int32_t aio_eventfd_signal(int32_t fd);
+AIO_EXPORT int32_t aio_eventfd_drain(int32_t fd);
+AIO_EXPORT int32_t aio_close(int32_t fd);
+AIO_EXPORT int32_t aio_fd_check(int32_t fd);
+AIO_EXPORT int32_t aio_epoll_create(void);
+AIO_EXPORT int32_t aio_epoll_ctl(int32_t epoll_fd, int32_t op, int32_t fd,
+				 uint32_t events, uint32_t data);
+AIO_EXPORT int32_t aio_epoll_wait(int32_t epoll_fd, void *events,
+				  uint32_t capacity, double timeout_ns);
+AIO_EXPORT int32_t aio_ppoll(void *fds, uint32_t count, double timeout_ns);
+AIO_EXPORT int32_t aio_pread(int32_t fd, void *buffer, uint32_t length,
+			     double offset);
+
+#endif
