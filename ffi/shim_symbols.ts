@@ -1,0 +1,37 @@
+/**
+ * The shim's functions as Deno sees them: one entry for each declaration in shim/aio.h.
+ *
+ * Crossings are kept cheap: i32, u32, f64 and pointer arguments only, which V8 calls without a
+ * conversion. Every i32 result is a count or -errno.
+ */
+
+/** Symbol table for `Deno.dlopen` of the shim. */
+export const shimSymbols = {
+  // double aio_now(void)
+  aio_now: { parameters: [], result: "f64" },
+  // int32_t aio_spin(struct aio_spin *spin, double deadline_ns)
+  aio_spin: { parameters: ["pointer", "f64"], result: "i32" },
+  // int32_t aio_eventfd(void)
+  aio_eventfd: { parameters: [], result: "i32" },
+  // int32_t aio_eventfd_signal(int32_t fd)
+  aio_eventfd_signal: { parameters: ["i32"], result: "i32" },
+  // int32_t aio_eventfd_drain(int32_t fd)
+  aio_eventfd_drain: { parameters: ["i32"], result: "i32" },
+  // int32_t aio_close(int32_t fd)
+  aio_close: { parameters: ["i32"], result: "i32" },
+  // int32_t aio_fd_check(int32_t fd)
+  aio_fd_check: { parameters: ["i32"], result: "i32" },
+  // int32_t aio_epoll_create(void)
+  aio_epoll_create: { parameters: [], result: "i32" },
+  // int32_t aio_epoll_ctl(int32_t epoll_fd, int32_t op, int32_t fd, uint32_t events, uint32_t data)
+  aio_epoll_ctl: { parameters: ["i32", "i32", "i32", "u32", "u32"], result: "i32" },
+  // int32_t aio_epoll_wait(int32_t epoll_fd, void *events, uint32_t capacity, double timeout_ns)
+  aio_epoll_wait: { parameters: ["i32", "pointer", "u32", "f64"], result: "i32" },
+  // int32_t aio_ppoll(void *fds, uint32_t count, double timeout_ns)
+  aio_ppoll: { parameters: ["pointer", "u32", "f64"], result: "i32" },
+  // int32_t aio_pread(int32_t fd, void *buffer, uint32_t length, double offset)
+  aio_pread: { parameters: ["i32", "pointer", "u32", "f64"], result: "i32" },
+} as const satisfies Deno.ForeignLibraryInterface;
+
+/** The opened shim. */
+export type Shim = Deno.DynamicLibrary<typeof shimSymbols>["symbols"];
