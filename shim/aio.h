@@ -64,4 +64,25 @@ AIO_EXPORT int32_t aio_ppoll(void *fds, uint32_t count, double timeout_ns);
 AIO_EXPORT int32_t aio_pread(int32_t fd, void *buffer, uint32_t length,
 			     double offset);
 
+/* A queue, one cache line for each writer; the indexes wrap at 2^32. */
+struct aio_queue {
+	_Alignas(64) uint32_t avail; /*  0: guest releases, device acquires */
+	_Alignas(64) uint32_t used;  /* 64: device releases, guest acquires */
+	uint32_t notifications_off;  /* 68: device to guest, see guest.c */
+};
+
+/* The busy queue and its guest, which alone writes from kicks on. */
+struct aio_guest {
+#define AIO_GUEST_SLOTS 256u
+	struct aio_queue queue;
+	uint32_t stop;               /* 128: owner, at any time, relaxed */
+	int32_t event_fd;            /* 132: owner, before the start, to 140 */
+	uint32_t depth;              /* 136: requests in flight, to SLOTS */
+	uint32_t blocks;             /* 140: size of the device, not 0 */
+	_Alignas(64) uint32_t kicks; /* 192: counted, relaxed, so latencies */
+	uint32_t latencies[896];     /* 196: requests by time, see record() */
+	uint32_t ring[AIO_GUEST_SLOTS]; /* 3780: blocks, ordered by avail */
+};
+
+AIO_EXPORT int32_t aio_guest_run(struct aio_guest *guest);
 #endif
