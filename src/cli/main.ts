@@ -1,0 +1,125 @@
+/**
+ * The command line interface: which commands there are, their options and help texts.
+ *
+ * Each command lives in a file of its own that is imported only when it is called, so that
+ * `--help` opens no library and `doctor` works where `scale` does not. This file also turns errors
+ * into exit codes: 0 is success, 1 a failure, 2 a usage error.
+ *
+ * @example Run the main job from a checkout
+ * ```sh
+ * deno run -A src/cli/main.ts scale --seconds 2
+ * ```
+ *
+ * @module
+ */
+import { Command, CommanderError } from "commander";
+import packageJson from "../../deno.json" with { type: "json" };
+import { AioError } from "../../ffi/errno.ts";
+import { CommandError, ExitCode, UsageError } from "./exit.ts";
+
+/**
+ * Runs one command.
+ *
+ * @param args the words after the program's name, as `["scale", "--json"]`
+ * @returns the exit code
+ */
+export async function main(args: readonly string[]): Promise<number> {
+  let exitCode: number = ExitCode.ok;
+  const program = describeProgram((code) => exitCode = code);
+  try {
+    await program.parseAsync(args, { from: "user" });
+    return exitCode;
+  } catch (error) {
+    return report(error);
+  }
+}
+
+function describeProgram(finish: (code: number) => void): Command {
+  const program = new Command("aio")
+    .description(
+      `AioContext for Deno ${packageJson.version}: an event loop that polls while it pays.`,
+    )
+    .version(packageJson.version, "-V, --version", "print the version")
+    .helpOption("-h, --help", "print this help")
+    .exitOverride()
+    .showHelpAfterError("(--help shows what there is)");
+  program.addCommand(describeScale(finish));
+  program.addCommand(describeDoctor(finish));
+  program.addCommand(describeSetup(finish));
+  // Subcommands added as objects do not inherit the way errors are handled.
+  for (const command of program.commands) command.copyInheritedSettings(program);
+  return program;
+}
+
+function describeScale(finish: (code: number) => void): Command {
+  return new Command("scale")
+    .description(
+      "Measure random reads of one busy device beside many idle ones, without and with the\n" +
+        "removal of idle poll handlers.",
+    )
+    .option("--devices <number>", "idle devices (default: 100)")
+    .option("--queues <number>", "queues of each idle device (default: 32)")
+    .option("--iodepth <number>", "requests in flight, 1 to 256", "1")
+    .option("--bs <bytes>", "bytes of one read, a multiple of 512", "4096")
+    .option("--seconds <number>", "length of the measurement", "5")
+    .option("--idle-seconds <number>", "idle interval; measuring begins once it has passed", "7")
+    .option("--file <path>", "file to read (default: a temporary one of 256 MiB)")
+    .option("--removal <off|on|both>", "removal of idle poll handlers", "both")
+    .option("--fdmon <name>", "io_uring, epoll or poll (default: the best that works)")
+    .option("--poll <function|word>", "how handlers are polled", "function")
+    .option("--sweep", "measure 0 idle handlers to as many as the open-file limit allows")
+    .option("--svg <path>", "write a chart")
+    .option("--json", "print JSON")
+    .addHelpText("after", "\nExample:\n  aio scale --seconds 2 --idle-seconds 2 --svg scale.svg")
+    .action(async (options) => {
+      const { scale } = await import("./scale.ts");
+      finish(await scale(options));
+    });
+}
+
+function describeDoctor(finish: (code: number) => void): Command {
+  return new Command("doctor")
+    .description("Say which backend would be used, what is missing and what to do about it.")
+    .option("--json", "print JSON")
+    .addHelpText("after", "\nExample:\n  aio doctor --json")
+    .action(async (options: { json?: boolean }) => {
+      const { doctor } = await import("./doctor.ts");
+      finish(await doctor({ json: options.json === true }));
+    });
+}
+
+function describeSetup(finish: (code: number) => void): Command {
+  return new Command("setup")
+    .description("Install what is missing through the system's package manager, or say how.")
+    .option("--for <run|test>", "what it is needed for", "run")
+    .addHelpText("after", "\nExample:\n  aio setup --for test")
+    .action(async (options: { for: string }) => {
+      if (options.for !== "run" && options.for !== "test") {
+        throw new UsageError(`Cannot use --for ${options.for} as it is neither run nor test`);
+      }
+      const { setup } = await import("./setup.ts");
+      finish(await setup({ for: options.for }));
+    });
+}
+
+/** Shows an error to the user; rethrows what is not for users but our own mistake. */
+function report(error: unknown): number {
+  if (error instanceof CommanderError) {
+    // Commander has printed its message already; asking for help is not an error.
+    return error.exitCode === 0 ? ExitCode.ok : ExitCode.usage;
+  }
+  if (error instanceof UsageError) {
+    console.error(`error: ${error.message}`);
+    return ExitCode.usage;
+  }
+  if (
+    error instanceof CommandError || error instanceof AioError ||
+    error instanceof Deno.errors.NotCapable
+  ) {
+    console.error(`error: ${error.message}`);
+    return ExitCode.failure;
+  }
+  throw error;
+}
+
+if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -1,0 +1,174 @@
+/**
+ * One measurement: a context with many idle handlers and one busy device driven by the guest.
+ *
+ * The order is that of the seed's scenario. Every idle queue gets one event, so that it joins the
+ * poll list; the guest starts; the idle interval passes; then a window is measured. Both ends of the
+ * window are timers of the loop under measurement, and counters are read at both, so nothing is
+ * reset while it runs. The guest's thread has always ended when `measure` returns or throws.
+ */
+import type { Shim } from "../../ffi/shim_symbols.ts";
+import { AioContext } from "../../mod.ts";
+import { CommandError } from "./exit.ts";
+import { BlockReader, DeviceQueue } from "./scale_device.ts";
+import type { BlockFile } from "./scale_file.ts";
+import { type GuestCounts, GuestMemory } from "./scale_guest.ts";
+import type { FdmonName, PollForm } from "./scale_options.ts";
+
+/** What to measure. */
+export interface RunPlan {
+  readonly idleHandlers: number;
+  readonly removal: boolean;
+  readonly fdmon: FdmonName | undefined;
+  readonly poll: PollForm;
+  readonly depth: number;
+  readonly blockSize: number;
+  readonly seconds: number;
+  readonly idleSeconds: number;
+}
+
+/** What was measured; the form in which `--json` prints it. */
+export interface Run {
+  readonly idleHandlers: number;
+  readonly removal: boolean;
+  readonly fdmon: FdmonName;
+  readonly poll: PollForm;
+  readonly iops: number;
+  readonly usPerRequest: number;
+  readonly p99Us: number;
+  readonly kicksPerRequest: number;
+  /** System calls of the loop and of the device's notifier; the reads of data are not in it. */
+  readonly syscallsPerRequest: number;
+  /** Share of the time that the loop was in poll mode, its callbacks apart, from 0 to 1. */
+  readonly pollShare: number;
+}
+
+/** Reports how far a measurement is: what it does and the seconds left. */
+export type ProgressListener = (phase: "idle interval" | "measuring", secondsLeft: number) => void;
+
+/** Longest polling of one iteration, as an IOThread's. */
+const POLL_MAX_NS = 32_768;
+/** Handlers are removed a little after the interval, by the poll run that follows it. */
+const REMOVAL_SLACK_SECONDS = 0.25;
+/** Without removal there is no interval to wait for, only code to be compiled. */
+const WARM_UP_SECONDS = 1;
+const PROGRESS_NS = 250e6;
+
+interface Sample {
+  readonly atNs: number;
+  readonly guest: GuestCounts;
+  readonly systemCalls: number;
+  readonly pollModeNs: number;
+}
+
+/** Runs one measurement to its end. */
+export async function measure(
+  plan: RunPlan,
+  shim: Shim,
+  file: BlockFile,
+  onProgress: ProgressListener | null,
+): Promise<Run> {
+  using stack = new DisposableStack();
+  const ctx = stack.use(new AioContext({ fdmon: plan.fdmon }));
+  ctx.setPollParams({
+    maxNs: POLL_MAX_NS,
+    grow: 0,
+    shrink: 0,
+    idleNs: plan.removal ? plan.idleSeconds * 1e9 : Infinity,
+  });
+  const memory = new GuestMemory(plan.idleHandlers);
+  addIdleQueues(ctx, memory, plan, stack);
+  const reader = new BlockReader(shim, file.fd, plan.blockSize, plan.depth);
+  const busy = stack.use(new DeviceQueue(memory, memory.busyQueue, reader, plan.poll));
+  ctx.setFdHandler(busy.notifier.fd, busy.handler());
+  stack.defer(() => ctx.setFdHandler(busy.notifier.fd, null));
+
+  const guest = memory.runGuest(shim, {
+    eventFd: busy.notifier.fd,
+    depth: plan.depth,
+    blocks: file.blocks,
+  });
+  try {
+    const [start, end] = pollThroughWindow(ctx, plan, onProgress, () => ({
+      atNs: ctx.now(),
+      guest: memory.countGuest(),
+      systemCalls: ctx.stats().systemCalls + busy.drains,
+      pollModeNs: ctx.stats().pollModeNs,
+    }));
+    return evaluate(plan, ctx.fdmon.name, start, end);
+  } finally {
+    memory.stopGuest();
+    await guest;
+  }
+}
+
+/** Adds the idle queues and sees to it that each has had its event. */
+function addIdleQueues(
+  ctx: AioContext,
+  memory: GuestMemory,
+  plan: RunPlan,
+  stack: DisposableStack,
+): void {
+  const queues: DeviceQueue[] = [];
+  for (let index = 0; index < plan.idleHandlers; index++) {
+    const queue = stack.use(new DeviceQueue(memory, memory.idleQueue(index), null, plan.poll));
+    ctx.setFdHandler(queue.notifier.fd, queue.handler());
+    stack.defer(() => ctx.setFdHandler(queue.notifier.fd, null));
+    queue.postEvent();
+    queues.push(queue);
+  }
+  while (queues.some((queue) => queue.used === 0)) ctx.poll(true);
+}
+
+/** Drives the loop through warm-up and window; returns the samples of the window's two ends. */
+function pollThroughWindow(
+  ctx: AioContext,
+  plan: RunPlan,
+  onProgress: ProgressListener | null,
+  sample: () => Sample,
+): [Sample, Sample] {
+  const warmUpSeconds = plan.removal
+    ? plan.idleSeconds + REMOVAL_SLACK_SECONDS
+    : Math.min(plan.idleSeconds, WARM_UP_SECONDS);
+  const startNs = ctx.now() + warmUpSeconds * 1e9;
+  const endNs = startNs + plan.seconds * 1e9;
+  let start: Sample | null = null, end: Sample | null = null;
+  const startTimer = ctx.timer(() => start = sample());
+  const endTimer = ctx.timer(() => end = sample());
+  const progressTimer = ctx.timer(() => {
+    if (onProgress === null) return;
+    const now = ctx.now();
+    if (now < startNs) onProgress("idle interval", (startNs - now) / 1e9);
+    else onProgress("measuring", (endNs - now) / 1e9);
+    progressTimer.arm(now + PROGRESS_NS);
+  });
+  startTimer.arm(startNs);
+  endTimer.arm(endNs);
+  if (onProgress !== null) progressTimer.arm(ctx.now());
+  while (end === null) ctx.poll(true);
+  progressTimer.cancel();
+  if (start === null) throw new Error("assertion failed: the window ended before it began");
+  return [start, end];
+}
+
+function evaluate(plan: RunPlan, fdmon: FdmonName, start: Sample, end: Sample): Run {
+  const elapsedNs = end.atNs - start.atNs;
+  const guest = end.guest.since(start.guest);
+  const requests = guest.requests;
+  if (requests === 0) {
+    throw new CommandError(
+      `Cannot measure as no request was completed in ${plan.seconds} seconds`,
+    );
+  }
+  return {
+    idleHandlers: plan.idleHandlers,
+    removal: plan.removal,
+    fdmon,
+    poll: plan.poll,
+    iops: requests / elapsedNs * 1e9,
+    usPerRequest: elapsedNs / 1e3 / requests,
+    p99Us: guest.quantileNs(0.99) / 1e3,
+    kicksPerRequest: guest.kicks / requests,
+    syscallsPerRequest: (end.systemCalls - start.systemCalls) / requests,
+    pollShare: (end.pollModeNs - start.pollModeNs) / elapsedNs,
+  };
+}
