@@ -30,6 +30,8 @@ export const Errno = {
   EBADR: 53,
   ETIME: 62,
   EOVERFLOW: 75,
+  ELIBACC: 79,
+  ELIBBAD: 80,
   EOPNOTSUPP: 95,
   ECANCELED: 125,
 } as const;
@@ -61,7 +63,7 @@ export class AioError extends Error {
   override readonly name = "AioError";
   /** Name of the errno, as `"EPERM"`; `"E<number>"` where it has no name here. */
   readonly code: string;
-  /** The positive errno; 0 where no system call was reached, as for a missing library. */
+  /** The positive errno; for a library that cannot be loaded ELIBACC, ELIBBAD or EACCES. */
   readonly errno: number;
   /** The call that failed, as `"epoll_ctl"`. */
   readonly syscall: string;
