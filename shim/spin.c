@@ -77,15 +77,19 @@ static uint32_t scan_words(struct aio_spin *spin)
 
 /*
  * Spins until a bit of the result is set or deadline_ns has passed; always
- * makes one full pass, so a deadline in the past polls exactly once. The
- * partner of the notified load is the waker's store; the announcement before
- * a blocking wait, not this load, is what keeps a wake-up from being lost.
+ * makes one full pass. A deadline of 0 asks for exactly one, the last chance
+ * before sleeping: its barrier orders the caller's "notify me" stores before
+ * these loads, and its partner is the barrier between a producer's post and
+ * its look at "notify me". The partner of the notified load is the waker's
+ * store; a lost race there is caught by the announcement before the wait.
  */
 int32_t aio_spin(struct aio_spin *spin, double deadline_ns)
 {
 	uint32_t words = spin->count16 + spin->count32 + spin->count64;
 	uint32_t budget = 0;
 
+	if (deadline_ns == 0)
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	for (;;) {
 		uint32_t result = 0;
 

@@ -1,0 +1,272 @@
+/**
+ * One io_uring instance: liburing sets it up, enters it and tears it down; SQEs are written and
+ * CQEs read here, in the mapped rings.
+ *
+ * Setup prefers SINGLE_ISSUER + DEFER_TASKRUN with TASKRUN_FLAG: completions cost no interrupt of
+ * the running thread, and a flag in the SQ ring says when there is something to fetch, which the
+ * spin watches. Older kernels get COOP_TASKRUN, then nothing special.
+ *
+ * Invariant: between calls the SQ tail in shared memory covers every SQE handed out, so
+ * `unsubmitted` is what the next enter takes. Only the thread that made the ring may use it. What
+ * a completion means is the caller's business.
+ */
+import { AioError, check, Errno } from "./errno.ts";
+import type { Liburing } from "./liburing_symbols.ts";
+import { allocateNative, mapWords } from "./memory.ts";
+import type { System } from "./system.ts";
+
+/** Opcodes this project puts into SQEs. */
+export const RingOp = { pollAdd: 6, pollRemove: 7 } as const;
+
+/** Flags of io_uring_setup(2). */
+export const SetupFlag = {
+  cqSize: 1 << 3,
+  clamp: 1 << 4,
+  coopTaskrun: 1 << 8,
+  taskrunFlag: 1 << 9,
+  singleIssuer: 1 << 12,
+  deferTaskrun: 1 << 13,
+} as const;
+
+/** Bits of the SQ ring's flags word, written by the kernel. */
+export const SqFlag = { cqOverflow: 2, taskrun: 4 } as const;
+
+const Feature = { noDrop: 1 << 1, extArg: 1 << 8, noIowait: 1 << 17 } as const;
+const EnterFlag = { getEvents: 1, extArg: 1 << 3, noIowait: 1 << 7 } as const;
+
+/** SQEs that can wait for one enter; when more are needed the ring is entered midway. */
+const SQ_ENTRIES = 256;
+/** Completions that fit before the kernel has to keep an overflow list. */
+const CQ_ENTRIES = 4096;
+
+const SQE_WORDS = 16;
+const CQE_WORDS = 4;
+const NS_PER_S = 1e9;
+/** Longer waits are cut to this; the caller then simply waits again. */
+const TIMEOUT_MAX_S = 0xffff_ffff;
+const EXT_ARG_BYTES = 24n;
+
+// Sizes and offsets of liburing's structures; a test compares them with its header.
+const RING_BYTES = 216, PARAMS_BYTES = 120;
+const PARAMS_FLAGS = 2, PARAMS_CQ_ENTRIES = 1, PARAMS_FEATURES = 5;
+const SQ_KHEAD = 0, SQ_KTAIL = 1, SQ_KFLAGS = 4, SQ_ARRAY = 6, SQ_SQES = 7;
+const CQ_KHEAD = 13, CQ_KTAIL = 14, CQ_CQES = 19;
+const SQ_ENTRIES_WORD = 23, CQ_ENTRIES_WORD = 45, RING_FD_WORD = 49;
+
+const PROBE_BYTES = 16 + 256 * 8;
+const PROBE_OPS = 256;
+const OP_SUPPORTED = 1;
+
+const SETUP_CHOICES = [
+  SetupFlag.singleIssuer | SetupFlag.deferTaskrun | SetupFlag.taskrunFlag,
+  SetupFlag.coopTaskrun | SetupFlag.taskrunFlag,
+  0,
+];
+
+/** Addresses the spin watches. */
+export interface RingAddresses {
+  readonly cqHead: bigint;
+  readonly cqTail: bigint;
+  readonly sqFlags: bigint;
+}
+
+/** A set-up io_uring. */
+export class Ring {
+  readonly addresses: RingAddresses;
+  /** Flags it was set up with. */
+  readonly setupFlags: number;
+  /** Queued completion `i` stands at word `cqeIndex(i)` here: user_data, then res at +2. */
+  cqes: Int32Array<ArrayBuffer>;
+  /** Words of the SQEs; see `nextSqe`. */
+  sqes: Int32Array<ArrayBuffer>;
+  readonly #liburing: Liburing;
+  readonly #system: System;
+  readonly #ring = new BigUint64Array(RING_BYTES / 8);
+  readonly #fd: number;
+  readonly #enterFlags: number;
+  readonly #extArg = allocateNative(Number(EXT_ARG_BYTES));
+  readonly #timespec = allocateNative(16);
+  readonly #sqMask: number;
+  readonly #cqMask: number;
+  #sqHead: Int32Array<ArrayBuffer>;
+  #sqTail: Int32Array<ArrayBuffer>;
+  #sqFlags: Int32Array<ArrayBuffer>;
+  #cqHead: Int32Array<ArrayBuffer>;
+  #cqTail: Int32Array<ArrayBuffer>;
+  #tail = 0;
+  #head = 0;
+  #open = true;
+
+  /** @throws {AioError} when the kernel refuses; its code says why (ENOSYS, EPERM, ENOMEM...) */
+  constructor(liburing: Liburing, system: System) {
+    this.#liburing = liburing;
+    this.#system = system;
+    const params = this.#setup();
+    this.setupFlags = params[PARAMS_FLAGS];
+    const features = params[PARAMS_FEATURES];
+    const ring = this.#ring;
+    const words = new Uint32Array(ring.buffer);
+    this.#fd = words[RING_FD_WORD];
+    try {
+      this.#requireSupport(features);
+    } catch (error) {
+      liburing.io_uring_queue_exit(ring);
+      throw error;
+    }
+    this.#enterFlags = EnterFlag.extArg | (features & Feature.noIowait ? EnterFlag.noIowait : 0);
+    const sqEntries = words[SQ_ENTRIES_WORD], cqEntries = words[CQ_ENTRIES_WORD];
+    this.#sqMask = sqEntries - 1;
+    this.#cqMask = cqEntries - 1;
+    this.#sqHead = mapWords(ring[SQ_KHEAD], 1);
+    this.#sqTail = mapWords(ring[SQ_KTAIL], 1);
+    this.#sqFlags = mapWords(ring[SQ_KFLAGS], 1);
+    this.#cqHead = mapWords(ring[CQ_KHEAD], 1);
+    this.#cqTail = mapWords(ring[CQ_KTAIL], 1);
+    this.sqes = mapWords(ring[SQ_SQES], sqEntries * SQE_WORDS);
+    this.cqes = mapWords(ring[CQ_CQES], cqEntries * CQE_WORDS);
+    this.addresses = {
+      cqHead: ring[CQ_KHEAD],
+      cqTail: ring[CQ_KTAIL],
+      sqFlags: ring[SQ_KFLAGS],
+    };
+    // SQEs are used in ring order, so the indirection array is written once.
+    const array = mapWords(ring[SQ_ARRAY], sqEntries);
+    for (let index = 0; index < sqEntries; index++) array[index] = index;
+  }
+
+  #setup(): Uint32Array {
+    let result = 0;
+    for (const choice of SETUP_CHOICES) {
+      const params = new Uint32Array(PARAMS_BYTES / 4);
+      params[PARAMS_FLAGS] = choice | SetupFlag.cqSize | SetupFlag.clamp;
+      params[PARAMS_CQ_ENTRIES] = CQ_ENTRIES;
+      this.#system.calls++;
+      result = this.#liburing.io_uring_queue_init_params(SQ_ENTRIES, this.#ring, params);
+      if (result >= 0) return params;
+      // EINVAL means that this kernel does not know a flag; fewer are asked for next.
+      if (result !== -Errno.EINVAL) break;
+    }
+    throw new AioError("Cannot set up io_uring", "io_uring_setup", -result);
+  }
+
+  #requireSupport(features: number): void {
+    if ((features & Feature.extArg) === 0 || (features & Feature.noDrop) === 0) {
+      throw new AioError("Cannot use io_uring", "io_uring_setup", Errno.ENOSYS, "needs Linux 5.11");
+    }
+    const probe = new Uint8Array(PROBE_BYTES);
+    this.#system.calls++;
+    check(
+      this.#liburing.io_uring_register_probe(this.#ring, probe, PROBE_OPS),
+      "Cannot probe io_uring",
+      "io_uring_register",
+    );
+    for (const [name, op] of Object.entries(RingOp)) {
+      if ((probe[16 + op * 8 + 2] & OP_SUPPORTED) === 0) {
+        throw new AioError(`Cannot use io_uring for ${name}`, "io_uring_register", Errno.ENOSYS);
+      }
+    }
+  }
+
+  /** SQEs handed out that no enter has taken yet. */
+  get unsubmitted(): number {
+    return (this.#tail - this.#sqHead[0]) | 0;
+  }
+
+  /** True when no SQE can be handed out before the next enter. */
+  get full(): boolean {
+    return this.unsubmitted > this.#sqMask;
+  }
+
+  /** True when a completion can be read, or could be after an enter. */
+  get hasCompletions(): boolean {
+    return this.#cqTail[0] !== this.#head || this.needsEnter;
+  }
+
+  /** True when the kernel holds completions back until it is entered. */
+  get needsEnter(): boolean {
+    return (this.#sqFlags[0] & (SqFlag.taskrun | SqFlag.cqOverflow)) !== 0;
+  }
+
+  /** True when completions were kept out of a full CQ ring; the next enter brings them in. */
+  get overflowed(): boolean {
+    return (this.#sqFlags[0] & SqFlag.cqOverflow) !== 0;
+  }
+
+  /**
+   * A zeroed SQE, as an index into `sqes`. The ring must not be `full`. It belongs to the kernel
+   * from the next enter on, so it is to be filled in before anything else is called.
+   */
+  nextSqe(): number {
+    const at = (this.#tail & this.#sqMask) * SQE_WORDS;
+    this.sqes.fill(0, at, at + SQE_WORDS);
+    this.#tail = (this.#tail + 1) | 0;
+    // The kernel reads the tail inside enter, on this very thread: a plain store is enough.
+    this.#sqTail[0] = this.#tail;
+    return at;
+  }
+
+  /**
+   * Submits what is unsubmitted, waits for `minComplete` completions, and has the kernel post the
+   * ones it holds back: one system call.
+   *
+   * @param timeoutNs bound of the wait; negative waits for ever
+   * @returns SQEs taken, or -errno (ETIME: the time was up)
+   */
+  enter(minComplete: number, timeoutNs: number): number {
+    const timed = timeoutNs >= 0 && minComplete > 0;
+    if (timed) {
+      const seconds = Math.min(Math.floor(timeoutNs / NS_PER_S), TIMEOUT_MAX_S);
+      this.#timespec.u32[0] = seconds;
+      this.#timespec.u32[2] = Math.min(timeoutNs - seconds * NS_PER_S, NS_PER_S - 1);
+    }
+    const argument = this.#extArg.u32;
+    const address = timed ? Number(this.#timespec.address) : 0;
+    argument[4] = address >>> 0;
+    argument[5] = address / 0x1_0000_0000;
+    this.#system.calls++;
+    return this.#liburing.io_uring_enter2(
+      this.#fd,
+      this.unsubmitted,
+      minComplete,
+      this.#enterFlags | EnterFlag.getEvents,
+      this.#extArg.pointer,
+      EXT_ARG_BYTES,
+    );
+  }
+
+  /** Number of completions that can be read now. */
+  completions(): number {
+    // Acquire: the CQEs were written before the kernel moved the tail.
+    return (Atomics.load(this.#cqTail, 0) - this.#head) | 0;
+  }
+
+  /** Index into `cqes` of the completion this far from the oldest. */
+  cqeIndex(offset: number): number {
+    return ((this.#head + offset) & this.#cqMask) * CQE_WORDS;
+  }
+
+  /** Gives the oldest `count` completions back to the kernel. */
+  consume(count: number): void {
+    this.#head = (this.#head + count) | 0;
+    // Release: the kernel may overwrite the CQEs only after they were read.
+    Atomics.store(this.#cqHead, 0, this.#head);
+  }
+
+  /** Tears the ring down; its memory is unmapped, requests in flight are cancelled. */
+  dispose(): void {
+    if (!this.#open) return;
+    this.#open = false;
+    // Views of unmapped memory crash when read, so none is kept.
+    const none = new Int32Array(1);
+    this.#sqHead =
+      this.#sqTail =
+      this.#sqFlags =
+      this.#cqHead =
+      this.#cqTail =
+        none;
+    this.sqes = this.cqes = none;
+    this.#tail = this.#head = 0;
+    this.#system.calls++;
+    this.#liburing.io_uring_queue_exit(this.#ring);
+  }
+}

@@ -1,0 +1,222 @@
+/**
+ * The memory that the shim's spin works on: struct aio_spin and its tables of poll words.
+ *
+ * The tables are dense, so that C scans them in one sweep; a word that leaves is replaced by the
+ * last one. Each word's `seen` value lives in its table while it is watched, where the owner
+ * changes it with a plain store. Invariant: between two calls of `run` the structure describes
+ * exactly the words that were added and not removed. C writes only `hits`, the count and the
+ * time; nothing here is shared with another thread.
+ */
+import { addressOfShared, allocateNative, type NativeMemory, storeU64 } from "./memory.ts";
+import type { Shim } from "./shim_symbols.ts";
+
+/** Bits of the result of `Spin.run`. */
+export const SpinResult = { hit: 1, completion: 2, sqFlags: 4, notified: 8 } as const;
+
+/** Widths of a poll word, in bits. */
+export type WordBits = 16 | 32 | 64;
+
+// 32-bit word offsets in struct aio_spin.
+const CQ_HEAD = 0, CQ_TAIL = 2, SQ_FLAGS = 4, NOTIFIED = 6, WORDS = 8, HITS = 14;
+const COUNTS = 16, SQ_FLAGS_MASK = 19, HIT_COUNT = 20;
+const END_NS = 11;
+const STRUCT_BYTES = 96;
+
+const ENTRY_WORDS = 4;
+const SEEN_WORD = 2;
+const FIRST_CAPACITY = 64;
+const HIT_TABLE_SHIFT = 30;
+const HIT_INDEX_MASK = (1 << HIT_TABLE_SHIFT) - 1;
+
+/** One word of shared memory and the value already seen. Watched by at most one Spin at a time. */
+export class WatchedWord {
+  readonly bits: WordBits;
+  readonly address: bigint;
+  /** Index in its table, -1 while not watched. */
+  index = -1;
+  /** Whose word it is; null while it is nobody's. */
+  owner: unknown = null;
+  /** The word itself; also keeps its memory alive for as long as C may read it. */
+  readonly #view: Uint16Array | Uint32Array | BigUint64Array;
+  #store = new Uint32Array(2);
+  #at = 0;
+
+  constructor(buffer: SharedArrayBuffer, byteOffset: number, bits: WordBits) {
+    this.bits = bits;
+    this.address = addressOfShared(buffer) + BigInt(byteOffset);
+    this.#view = bits === 16
+      ? new Uint16Array(buffer, byteOffset, 1)
+      : bits === 32
+      ? new Uint32Array(buffer, byteOffset, 1)
+      : new BigUint64Array(buffer, byteOffset, 1);
+  }
+
+  /** The word's value now, acquiring what its writer released. */
+  load(): number | bigint {
+    return Atomics.load(this.#view as Uint32Array, 0);
+  }
+
+  /** The value already seen, as wide as the word. */
+  get seen(): number | bigint {
+    if (this.bits === 64) return BigInt(this.seenHigh) << 32n | BigInt(this.seenLow);
+    return this.bits === 16 ? this.seenLow & 0xffff : this.seenLow;
+  }
+
+  get seenLow(): number {
+    return this.#store[this.#at];
+  }
+
+  get seenHigh(): number {
+    return this.#store[this.#at + 1];
+  }
+
+  setSeen(low: number, high: number): void {
+    this.#store[this.#at] = low;
+    this.#store[this.#at + 1] = high;
+  }
+
+  /** Moves the seen value to where C reads it, or back when the word is no longer watched. */
+  place(store: Uint32Array<ArrayBuffer>, at: number): void {
+    const low = this.seenLow, high = this.seenHigh;
+    this.#store = store;
+    this.#at = at;
+    this.setSeen(low, high);
+  }
+}
+
+class WordTable<Owner> {
+  readonly words: WatchedWord[] = [];
+  readonly owners: Owner[] = [];
+  memory: NativeMemory = allocateNative(FIRST_CAPACITY * ENTRY_WORDS * 4);
+
+  get capacity(): number {
+    return this.memory.u32.length / ENTRY_WORDS;
+  }
+
+  add(word: WatchedWord, owner: Owner): void {
+    if (this.words.length === this.capacity) this.#grow();
+    this.#put(this.words.length, word, owner);
+  }
+
+  remove(word: WatchedWord): void {
+    const last = this.words.length - 1;
+    const moved = this.words[last], movedOwner = this.owners[last];
+    const index = word.index;
+    word.place(new Uint32Array(2), 0);
+    word.index = -1;
+    this.words.length = last;
+    this.owners.length = last;
+    if (index !== last) this.#put(index, moved, movedOwner);
+  }
+
+  #put(index: number, word: WatchedWord, owner: Owner): void {
+    const at = index * ENTRY_WORDS;
+    storeU64(this.memory.u32, at, word.address);
+    word.place(this.memory.u32, at + SEEN_WORD);
+    word.index = index;
+    this.words[index] = word;
+    this.owners[index] = owner;
+  }
+
+  #grow(): void {
+    this.memory = allocateNative(this.memory.buffer.byteLength * 2);
+    for (let index = 0; index < this.words.length; index++) {
+      this.#put(index, this.words[index], this.owners[index]);
+    }
+  }
+}
+
+/** Poll words, the completion queue, the SQ flags and the notifier, watched in one C call. */
+export class Spin<Owner> {
+  readonly #shim: Shim;
+  readonly #memory = allocateNative(STRUCT_BYTES);
+  readonly #tables = [new WordTable<Owner>(), new WordTable<Owner>(), new WordTable<Owner>()];
+  /** Four words that stand in for a ring where the backend has none. */
+  readonly #noRing = allocateNative(16);
+  #hits = allocateNative(3 * FIRST_CAPACITY * 4);
+
+  /** @param notified shared words of the notifier; the first one is watched */
+  constructor(shim: Shim, notified: Int32Array<SharedArrayBuffer>) {
+    this.#shim = shim;
+    storeU64(this.#memory.u32, NOTIFIED, addressOfShared(notified.buffer));
+    this.unwatchRing();
+    this.#describeTables();
+  }
+
+  /** Watches a ring: a completion, or one of the SQ flags in `mask`, ends the spin. */
+  watchRing(cqHead: bigint, cqTail: bigint, sqFlags: bigint, mask: number): void {
+    const words = this.#memory.u32;
+    storeU64(words, CQ_HEAD, cqHead);
+    storeU64(words, CQ_TAIL, cqTail);
+    storeU64(words, SQ_FLAGS, sqFlags);
+    words[SQ_FLAGS_MASK] = mask;
+  }
+
+  /** Forgets the ring; to be called before its memory is unmapped. */
+  unwatchRing(): void {
+    const none = this.#noRing.address;
+    this.watchRing(none, none, none, 0);
+  }
+
+  /** Number of words watched. */
+  get wordCount(): number {
+    let count = 0;
+    for (const table of this.#tables) count += table.words.length;
+    return count;
+  }
+
+  add(word: WatchedWord, owner: Owner): void {
+    if (word.index !== -1) throw new Error("assertion failed: word is already watched");
+    this.#tables[tableOf(word.bits)].add(word, owner);
+    this.#describeTables();
+  }
+
+  remove(word: WatchedWord): void {
+    if (word.index === -1) throw new Error("assertion failed: word is not watched");
+    this.#tables[tableOf(word.bits)].remove(word);
+    this.#describeTables();
+  }
+
+  /**
+   * Spins until something changes or the clock reaches `deadlineNs`; at least one full pass. With
+   * a deadline of 0 it is exactly one pass after a full memory barrier.
+   *
+   * @returns bits of SpinResult; 0 when the time was up
+   */
+  run(deadlineNs: number): number {
+    return this.#shim.aio_spin(this.#memory.pointer, deadlineNs);
+  }
+
+  /** Words that had changed in the last pass of `run`. */
+  get hitCount(): number {
+    return this.#memory.u32[HIT_COUNT];
+  }
+
+  /** Owner of the hit with this number. */
+  hit(number: number): Owner {
+    const code = this.#hits.u32[number];
+    return this.#tables[code >>> HIT_TABLE_SHIFT].owners[code & HIT_INDEX_MASK];
+  }
+
+  /** Clock reading at the end of the last `run`. */
+  get endNs(): number {
+    return this.#memory.f64[END_NS];
+  }
+
+  #describeTables(): void {
+    const words = this.#memory.u32;
+    let capacity = 0;
+    for (let number = 0; number < 3; number++) {
+      const table = this.#tables[number];
+      words[COUNTS + number] = table.words.length;
+      storeU64(words, WORDS + number * 2, table.memory.address);
+      capacity += table.capacity;
+    }
+    if (capacity * 4 > this.#hits.buffer.byteLength) this.#hits = allocateNative(capacity * 4);
+    storeU64(words, HITS, this.#hits.address);
+  }
+}
+
+function tableOf(bits: WordBits): number {
+  return bits === 16 ? 0 : bits === 32 ? 1 : 2;
+}

@@ -1,0 +1,102 @@
+/**
+ * The system calls of the shim, with their failures turned into errors and their number counted.
+ *
+ * One System belongs to one context or notifier, so `calls` is what that object cost. Calls whose
+ * errno the caller has to tell apart return it; the others throw.
+ */
+import { AioError, check, Errno } from "./errno.ts";
+import type { NativeMemory } from "./memory.ts";
+import type { Shim } from "./shim_symbols.ts";
+
+/** `op` of epoll_ctl(2). */
+export const EpollOp = { add: 1, delete: 2, modify: 3 } as const;
+
+/** Event bits shared by poll(2), epoll(7) and io_uring's POLL_ADD. */
+export const PollEvent = { in: 0x1, out: 0x4, error: 0x8, hangUp: 0x10, invalid: 0x20 } as const;
+
+/** The shim's system calls, counted. */
+export class System {
+  /** System calls made through this object, and by the ring that counts here too. */
+  calls = 0;
+  readonly #shim: Shim;
+
+  constructor(shim: Shim) {
+    this.#shim = shim;
+  }
+
+  /** CLOCK_MONOTONIC in nanoseconds; no system call. */
+  now(): number {
+    return this.#shim.aio_now();
+  }
+
+  /** A new non-blocking eventfd. */
+  eventfd(): number {
+    this.calls++;
+    return check(this.#shim.aio_eventfd(), "Cannot make an event notifier", "eventfd");
+  }
+
+  /** Adds one to an eventfd. */
+  signal(fd: number): void {
+    this.calls++;
+    const result = this.#shim.aio_eventfd_signal(fd);
+    // EAGAIN: the counter is full, so the fd is readable already, which is all a signal wants.
+    if (result < 0 && result !== -Errno.EAGAIN) {
+      throw new AioError(`Cannot signal event notifier fd ${fd}`, "write", -result);
+    }
+  }
+
+  /** Zeroes an eventfd; true when it was not zero. */
+  drain(fd: number): boolean {
+    this.calls++;
+    const result = this.#shim.aio_eventfd_drain(fd);
+    return check(result, `Cannot clear event notifier fd ${fd}`, "read") === 1;
+  }
+
+  /** Closes an fd this project opened. */
+  close(fd: number): void {
+    this.calls++;
+    const result = this.#shim.aio_close(fd);
+    // Linux has released the fd when close() reports EINTR.
+    if (result < 0 && result !== -Errno.EINTR) {
+      throw new AioError(`Cannot close fd ${fd}`, "close", -result);
+    }
+  }
+
+  /** Throws when the fd is not open. */
+  requireOpen(fd: number): void {
+    this.calls++;
+    const result = this.#shim.aio_fd_check(fd);
+    if (result < 0) {
+      throw new AioError(
+        `Cannot watch fd ${fd}`,
+        "fcntl",
+        -result,
+        "the file descriptor is not open",
+      );
+    }
+  }
+
+  /** A new epoll instance. */
+  epollCreate(): number {
+    this.calls++;
+    return check(this.#shim.aio_epoll_create(), "Cannot make an epoll instance", "epoll_create1");
+  }
+
+  /** epoll_ctl(2); 0 or -errno. `data` comes back with the events. */
+  epollControl(epollFd: number, op: number, fd: number, events: number, data: number): number {
+    this.calls++;
+    return this.#shim.aio_epoll_ctl(epollFd, op, fd, events, data);
+  }
+
+  /** epoll_pwait2(2); the number of events or -errno. A negative timeout waits for ever. */
+  epollWait(epollFd: number, events: NativeMemory, capacity: number, timeoutNs: number): number {
+    this.calls++;
+    return this.#shim.aio_epoll_wait(epollFd, events.pointer, capacity, timeoutNs);
+  }
+
+  /** ppoll(2); the number of ready fds or -errno. A negative timeout waits for ever. */
+  ppoll(fds: NativeMemory, count: number, timeoutNs: number): number {
+    this.calls++;
+    return this.#shim.aio_ppoll(fds.pointer, count, timeoutNs);
+  }
+}

@@ -1,0 +1,33 @@
+/**
+ * QEMU's AioContext for Deno: an event loop for file descriptors with io_uring, epoll and poll
+ * monitoring, adaptive userspace polling, and idle handlers that cost nothing.
+ *
+ * @example Watch an fd
+ * ```ts
+ * import { AioContext, EventNotifier } from "@aio/context";
+ *
+ * using ctx = new AioContext();
+ * using notifier = new EventNotifier();
+ * ctx.setFdHandler(notifier.fd, {
+ *   ioRead: () => console.log("woken", notifier.testAndClear()),
+ * });
+ * notifier.set();
+ * ctx.poll(true);
+ * ctx.setFdHandler(notifier.fd, null);
+ * ```
+ *
+ * @module
+ */
+export { AioContext } from "./src/aio_context.ts";
+export type { AioContextOptions, AioStats, FdmonInfo } from "./src/aio_context.ts";
+export type { FdHandler } from "./src/aio_handler.ts";
+export type { BottomHalf, BottomHalfOptions } from "./src/bottom_half.ts";
+export { type Clock, ManualClock } from "./src/clock.ts";
+export { type RemoteContext, wakeContext } from "./src/context_notifier.ts";
+export { EventNotifier } from "./src/event_notifier.ts";
+export type { FdmonName } from "./src/fdmon.ts";
+export { PollWord } from "./src/poll_word.ts";
+export type { PollParams } from "./src/polling_time.ts";
+export type { Timer } from "./src/timer_list.ts";
+export type { Trace, TraceEvents, TraceListener, TraceName } from "./src/trace.ts";
+export { AioError } from "./ffi/errno.ts";

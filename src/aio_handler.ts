@@ -1,0 +1,168 @@
+/**
+ * One file descriptor with its callbacks and all state the loop keeps for it.
+ *
+ * A handler is never changed by a later setFdHandler: a new one takes the fd over and this one is
+ * marked deleted, after which none of its callbacks run. Who may touch what: the context the
+ * identity and lists, poll mode the polling fields, the backend the fields named for it.
+ */
+import { PollEvent } from "../ffi/system.ts";
+import type { WatchedWord } from "../ffi/spin.ts";
+import { ListLink } from "./intrusive_list.ts";
+import { PollWord, watchedWord } from "./poll_word.ts";
+
+/** The callbacks of one fd. At least one of ioRead and ioWrite is needed. */
+export interface FdHandler {
+  /** The fd is readable, hung up or in error. */
+  ioRead?: (() => void) | null;
+  /** The fd is writable or in error. */
+  ioWrite?: (() => void) | null;
+  /**
+   * "Is there work?": a function without side effects, or a PollWord. Asked again and again while
+   * the loop polls. Needs ioPollReady and ioRead.
+   */
+  ioPoll?: (() => boolean) | PollWord | null;
+  /** Runs instead of ioRead when ioPoll found the work. */
+  ioPollReady?: (() => void) | null;
+  /** The loop begins to poll: the other side may stop signalling the fd. */
+  ioPollBegin?: (() => void) | null;
+  /** The loop stops polling: the other side has to signal the fd again. */
+  ioPollEnd?: (() => void) | null;
+  /** Does not run while external handlers are disabled. */
+  isExternal?: boolean;
+}
+
+const READ_EVENTS = PollEvent.in | PollEvent.hangUp | PollEvent.error;
+
+let lastId = 0;
+
+/** A registered fd. */
+export class AioHandler {
+  /** Unique in this isolate; names the handler in trace events. */
+  readonly id: number = ++lastId;
+  readonly fd: number;
+  readonly isExternal: boolean;
+  /** The context's own notifier, which is never progress. */
+  readonly isNotifier: boolean;
+  ioRead: (() => void) | null;
+  ioWrite: (() => void) | null;
+  ioPollReady: (() => void) | null;
+  ioPollBegin: (() => void) | null;
+  ioPollEnd: (() => void) | null;
+  /** ioPoll where it is a function. */
+  pollFunction: (() => boolean) | null;
+  /** ioPoll where it is a word; the PollWord itself is kept for its memory. */
+  pollWord: WatchedWord | null;
+  /** Events asked of the kernel: poll(2) bits. */
+  readonly events: number;
+  /** Events that mean ioRead and ioWrite. */
+  readonly readEvents: number;
+  readonly writeEvents: number;
+
+  /** Events received and not dispatched yet. */
+  revents = 0;
+  /** ioPoll found work that is not dispatched yet. */
+  pollReady = false;
+  /** errno with which watching the fd failed; 0 when all is well. */
+  watchErrno = 0;
+  deleted = false;
+
+  /** Its ioPollReady is running: it stays off the poll list if a nested poll took it off. */
+  running = false;
+
+  /** Owned by poll mode: adaptive polling time, idle deadline (0: not armed), begin without end. */
+  pollNs = 0;
+  /** This round's block time has been taken into pollNs. */
+  adjusted = false;
+  idleDeadlineNs = 0;
+  polling = false;
+  functionIndex = -1;
+  pairedIndex = -1;
+
+  /** Owned by the backend: whether the fd is to be watched, its slot, and the state of it. */
+  watched = false;
+  slot = 0;
+  armState = 0;
+  armIndex = -1;
+
+  /** On the list of all handlers, or of the deleted ones. */
+  readonly allLink: ListLink<AioHandler> = new ListLink<AioHandler>(this);
+  readonly readyLink: ListLink<AioHandler> = new ListLink<AioHandler>(this);
+  readonly pollLink: ListLink<AioHandler> = new ListLink<AioHandler>(this);
+
+  constructor(fd: number, callbacks: FdHandler, isNotifier = false) {
+    this.fd = fd;
+    this.isNotifier = isNotifier;
+    this.isExternal = callbacks.isExternal === true;
+    this.ioRead = callbacks.ioRead ?? null;
+    this.ioWrite = callbacks.ioWrite ?? null;
+    this.ioPollReady = callbacks.ioPollReady ?? null;
+    this.ioPollBegin = callbacks.ioPollBegin ?? null;
+    this.ioPollEnd = callbacks.ioPollEnd ?? null;
+    const ioPoll = callbacks.ioPoll ?? null;
+    this.pollFunction = typeof ioPoll === "function" ? ioPoll : null;
+    this.pollWord = ioPoll instanceof PollWord ? watchedWord(ioPoll) : null;
+    this.events = (this.ioRead !== null ? PollEvent.in : 0) |
+      (this.ioWrite !== null ? PollEvent.out : 0);
+    this.readEvents = this.ioRead === null ? 0 : READ_EVENTS;
+    // The kernel reports a hang-up whatever was asked for: without a reader the writer hears of
+    // it, as nobody would otherwise and the fd would stay ready for ever.
+    this.writeEvents = this.ioWrite === null
+      ? 0
+      : PollEvent.out | PollEvent.error | (this.ioRead === null ? PollEvent.hangUp : 0);
+  }
+
+  /** Whether it can take part in polling. The notifier's word is part of every spin. */
+  get hasPoll(): boolean {
+    return this.pollFunction !== null || this.pollWord !== null || this.isNotifier;
+  }
+
+  /** Whether it takes part in polling now. */
+  get listed(): boolean {
+    return this.pollLink.list !== null;
+  }
+
+  /** Lets go of the callbacks once nobody can be running one. */
+  release(): void {
+    this.ioRead =
+      this.ioWrite =
+      this.ioPollReady =
+      this.ioPollBegin =
+      this.ioPollEnd =
+        null;
+    this.pollFunction = null;
+    this.pollWord = null;
+  }
+}
+
+/** Checks what a caller passed to setFdHandler. */
+export function validateFdHandler(
+  fd: number,
+  callbacks: FdHandler,
+  replaced: AioHandler | null,
+): void {
+  const what = `Cannot set the handler of fd ${fd}`;
+  if (typeof callbacks !== "object") {
+    throw new TypeError(`${what} as it is not an object of callbacks: ${typeof callbacks}`);
+  }
+  for (const name of ["ioRead", "ioWrite", "ioPollReady", "ioPollBegin", "ioPollEnd"] as const) {
+    const callback = callbacks[name] ?? null;
+    if (callback !== null && typeof callback !== "function") {
+      throw new TypeError(`${what} as ${name} is not a function: ${typeof callback}`);
+    }
+  }
+  const ioPoll = callbacks.ioPoll ?? null;
+  if (ioPoll === null) return;
+  if (typeof ioPoll !== "function" && !(ioPoll instanceof PollWord)) {
+    throw new TypeError(`${what} as ioPoll is neither a function nor a PollWord: ${typeof ioPoll}`);
+  }
+  if (typeof callbacks.ioPollReady !== "function") {
+    throw new TypeError(`${what} as ioPoll needs ioPollReady: it runs when ioPoll finds work`);
+  }
+  if (typeof callbacks.ioRead !== "function") {
+    throw new TypeError(`${what} as ioPoll needs ioRead: the loop sleeps on the fd`);
+  }
+  const owner = ioPoll instanceof PollWord ? watchedWord(ioPoll).owner : null;
+  if (owner !== null && owner !== replaced) {
+    throw new TypeError(`${what} as its PollWord is polled for another handler`);
+  }
+}

@@ -1,0 +1,147 @@
+/**
+ * Bottom halves: callbacks that run once in the next iteration, first scheduled first run.
+ *
+ * A pass takes everything scheduled before it began; what is scheduled meanwhile waits for the
+ * next pass, so a bottom half that schedules itself runs once per poll(). A nested pass runs the
+ * outer one's leftovers first: both draw from the same batch.
+ */
+import { IntrusiveList, ListLink } from "./intrusive_list.ts";
+
+/** Options of a bottom half. */
+export interface BottomHalfOptions {
+  /** Shown in error messages. */
+  name?: string;
+}
+
+/** A callback that can be scheduled; made by `ctx.bottomHalf`. */
+export class BottomHalf {
+  readonly name: string;
+  readonly #queue: BottomHalfQueue;
+  readonly #callback: () => void;
+  readonly #link = new ListLink<BottomHalf>(this);
+  #idle = false;
+  #deleted = false;
+
+  /** Made by the context. */
+  constructor(queue: BottomHalfQueue, callback: () => void, name: string) {
+    this.#queue = queue;
+    this.#callback = callback;
+    this.name = name;
+  }
+
+  /** Whether it waits to be run. */
+  get scheduled(): boolean {
+    return this.#link.list !== null;
+  }
+
+  /**
+   * Has it run in the next iteration, however often that is asked before.
+   *
+   * @throws {TypeError} when it was deleted
+   */
+  schedule(): void {
+    this.#add(false);
+  }
+
+  /** As `schedule`, but the loop may sleep for up to 10 ms before. */
+  scheduleIdle(): void {
+    this.#add(true);
+  }
+
+  /** Takes a schedule back. */
+  cancel(): void {
+    if (this.#link.list === null) return;
+    this.#link.list.remove(this.#link);
+    this.#queue.removed(this.#idle);
+  }
+
+  /** Takes a schedule back and allows no other. */
+  delete(): void {
+    this.cancel();
+    this.#deleted = true;
+  }
+
+  /** Runs it; called by the queue with the link already taken off. True when it is progress. */
+  run(): boolean {
+    const idle = this.#idle;
+    this.#queue.removed(idle);
+    this.#callback();
+    return !idle;
+  }
+
+  #add(idle: boolean): void {
+    if (this.#deleted) {
+      throw new TypeError(`Cannot schedule bottom half as it was deleted: ${this.name}`);
+    }
+    if (this.scheduled) {
+      // Urgent wins over idle, whichever came first.
+      if (idle || !this.#idle) return;
+      this.cancel();
+    }
+    this.#idle = idle;
+    this.#queue.added(this.#link, idle);
+  }
+}
+
+/** The bottom halves of one context. */
+export class BottomHalfQueue {
+  /** Scheduled ones that are not idle. */
+  urgentCount = 0;
+  /** Scheduled idle ones. */
+  idleCount = 0;
+  readonly #scheduled = new IntrusiveList<BottomHalf>();
+  readonly #batch = new IntrusiveList<BottomHalf>();
+  readonly #changed: () => void;
+  readonly #report: (error: unknown) => void;
+
+  /**
+   * @param changed called when the loop must not sleep any more
+   * @param report receives what bottom halves throw
+   */
+  constructor(changed: () => void, report: (error: unknown) => void) {
+    this.#changed = changed;
+    this.#report = report;
+  }
+
+  added(link: ListLink<BottomHalf>, idle: boolean): void {
+    this.#scheduled.append(link);
+    if (idle) this.idleCount++;
+    else this.urgentCount++;
+    this.#changed();
+  }
+
+  removed(idle: boolean): void {
+    if (idle) this.idleCount--;
+    else this.urgentCount--;
+  }
+
+  /**
+   * Runs what was scheduled before.
+   *
+   * @param stopped asked before each one; true ends the pass
+   * @returns true when one that is not idle ran
+   */
+  run(stopped: () => boolean): boolean {
+    if (this.urgentCount + this.idleCount === 0) return false;
+    let progress = false;
+    this.#batch.takeAll(this.#scheduled);
+    for (let half = this.#batch.shift(); half !== null; half = this.#batch.shift()) {
+      try {
+        progress = half.run() || progress;
+      } catch (error) {
+        progress = true;
+        this.#report(error);
+      }
+      if (stopped()) break;
+    }
+    return progress;
+  }
+
+  /** Cancels everything. */
+  clear(): void {
+    this.#batch.takeAll(this.#scheduled);
+    for (let link = this.#batch.first; link !== null; link = this.#batch.first) {
+      link.member.cancel();
+    }
+  }
+}

@@ -1,0 +1,117 @@
+/**
+ * Waking a context from any thread: the announcement protocol and the handle other threads hold.
+ *
+ * Three shared words. `notified` is set by any waker and cleared by the loop; `notifyMe` is set by
+ * the loop while it is about to sleep or asleep, and by nobody else; `users` counts threads inside
+ * a wake-up and carries the CLOSED bit once the context is disposed.
+ *
+ * Waker: notified = 1, then read notifyMe, and write the eventfd only if it is set. Loop:
+ * notifyMe = 1, then read notified, and sleep only if it is clear. Each side stores before it
+ * loads, and Atomics are sequentially consistent on x86 and ARM alike, so at least one of the two
+ * sees the other: no wake-up is lost, and a loop that is awake costs its wakers no system call.
+ */
+import { loadShim } from "../ffi/library.ts";
+import { System } from "../ffi/system.ts";
+
+const NOTIFIED = 0;
+const NOTIFY_ME = 1;
+const USERS = 2;
+const WORDS = 3;
+
+/** Sign bit of `users`: the eventfd is closed or about to be. */
+const CLOSED = 0x8000_0000 | 0;
+
+/** What `ctx.remote()` returns: can be posted to any Worker, for `wakeContext` there. */
+export interface RemoteContext {
+  /** The shared words of the notifier. */
+  readonly words: Int32Array<SharedArrayBuffer>;
+  /** The eventfd of the context; only `wakeContext` may use it. */
+  readonly fd: number;
+}
+
+/** The loop's own end. */
+export class ContextNotifier {
+  readonly fd: number;
+  readonly words = new Int32Array(new SharedArrayBuffer(WORDS * 4));
+  readonly #system: System;
+
+  constructor(system: System) {
+    this.#system = system;
+    this.fd = system.eventfd();
+  }
+
+  /** Somebody called notify since the last `accept`. */
+  get notified(): boolean {
+    return Atomics.load(this.words, NOTIFIED) !== 0;
+  }
+
+  /** Sets `notified`; on the loop's own thread the loop is awake, so there is no fd to write. */
+  notify(): void {
+    Atomics.store(this.words, NOTIFIED, 1);
+  }
+
+  /** Announces the sleep; `notified` has to be looked at afterwards, never before. */
+  announce(): void {
+    Atomics.store(this.words, NOTIFY_ME, 1);
+  }
+
+  /** The loop is awake again. */
+  withdraw(): void {
+    Atomics.store(this.words, NOTIFY_ME, 0);
+  }
+
+  /** Clears `notified`, before the work it may stand for is looked for. */
+  accept(): void {
+    if (Atomics.load(this.words, NOTIFIED) !== 0) Atomics.store(this.words, NOTIFIED, 0);
+  }
+
+  /** Empties the eventfd. */
+  drain(): void {
+    this.#system.drain(this.fd);
+  }
+
+  /** Waits for wakers that are inside `wakeContext`, a matter of one system call, and closes. */
+  dispose(): void {
+    let users = Atomics.or(this.words, USERS, CLOSED);
+    while ((users & ~CLOSED) !== 0) users = Atomics.load(this.words, USERS);
+    this.#system.close(this.fd);
+  }
+}
+
+let wakeSystem: System | null = null;
+
+/**
+ * Wakes a context, from any thread: a blocking poll() returns, or the next one does not block.
+ * Costs a system call only if the context sleeps.
+ *
+ * @param remote what `ctx.remote()` returned
+ * @returns false when the context is disposed
+ * @throws {TypeError} when it is no such handle
+ *
+ * @example
+ * ```ts
+ * import { AioContext, wakeContext } from "@aio/context";
+ * using ctx = new AioContext();
+ * const remote = ctx.remote(); // postMessage this to a Worker
+ * wakeContext(remote);
+ * ctx.poll(true); // returns at once
+ * ```
+ */
+export function wakeContext(remote: RemoteContext): boolean {
+  const words = remote?.words;
+  const shared = words instanceof Int32Array && words.buffer instanceof SharedArrayBuffer;
+  if (!shared || words.length !== WORDS || !Number.isInteger(remote.fd) || remote.fd < 0) {
+    throw new TypeError("Cannot wake a context as the handle is not one of ctx.remote()");
+  }
+  wakeSystem ??= new System(loadShim());
+  // While `users` counts this thread the eventfd stays open; its partner is dispose().
+  const users = Atomics.add(words, USERS, 1);
+  try {
+    if ((users & CLOSED) !== 0) return false;
+    Atomics.store(words, NOTIFIED, 1);
+    if (Atomics.load(words, NOTIFY_ME) !== 0) wakeSystem.signal(remote.fd);
+    return true;
+  } finally {
+    Atomics.sub(words, USERS, 1);
+  }
+}

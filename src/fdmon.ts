@@ -1,0 +1,68 @@
+/**
+ * What a file descriptor monitoring backend promises the loop. Types only.
+ *
+ * A backend watches the fds it is told of and collects the ready ones; it runs no user code and
+ * does not know the context. It owns the `watched`, `slot` and `arm...` fields of a handler. All
+ * three backends are level-triggered: an fd that stays ready is reported by every wait.
+ */
+import type { AioHandler } from "./aio_handler.ts";
+import type { IntrusiveList } from "./intrusive_list.ts";
+
+/** Names of the backends. */
+export type FdmonName = "io_uring" | "epoll" | "poll";
+
+/** Handlers with events to dispatch. */
+export type ReadyList = IntrusiveList<AioHandler>;
+
+/** A monitoring backend. */
+export interface Fdmon {
+  readonly name: FdmonName;
+
+  /**
+   * Whether it learns of ready fds without a system call. Only then may the loop skip `wait` for
+   * as long as polling succeeds, and only then do idle handlers leave the poll list.
+   */
+  readonly supportsPolling: boolean;
+
+  /**
+   * Stops watching `old`, begins to watch `replacement`; either can be null, and both have the
+   * same fd. Throws before anything has changed.
+   */
+  update(old: AioHandler | null, replacement: AioHandler | null): void;
+
+  /** The handler has left the poll list: from now on only its fd tells of work. */
+  unpolled(handler: AioHandler): void;
+
+  /** The loop is about to poll in userspace: everything not polled there has to be watched. */
+  beforePolling(): void;
+
+  /** True when there is something to fetch that a poll of userspace memory would miss. */
+  needWait(): boolean;
+
+  /** True when an fd can become ready without `needWait` telling, unless `wait` is called. */
+  readonly mayMissEvents: boolean;
+
+  /**
+   * Collects ready handlers on the ready list it was made with, at most `timeoutNs` from now; 0
+   * does not block, negative blocks for ever. Returning without any is not an error.
+   *
+   * @param polled the listed handlers have been polled in this iteration, so their fds may stay
+   *   unwatched if this wait does not block
+   */
+  wait(timeoutNs: number, polled: boolean): void;
+
+  /** Gives everything back to the system. */
+  dispose(): void;
+}
+
+/** Notes that a handler's fd is ready. */
+export function markReady(ready: ReadyList, handler: AioHandler, revents: number): void {
+  handler.revents |= revents;
+  if (handler.readyLink.list === null) ready.append(handler.readyLink);
+}
+
+/** Notes that a handler's fd cannot be watched any more. */
+export function markFailed(ready: ReadyList, handler: AioHandler, errno: number): void {
+  handler.watchErrno = errno;
+  markReady(ready, handler, 0);
+}

@@ -1,0 +1,219 @@
+/**
+ * Monitoring with io_uring: one-shot POLL_ADD requests, armed again after each event, which makes
+ * them level-triggered.
+ *
+ * The point of this backend is what it does not do. While a handler is polled in userspace its
+ * fd need not be watched, so its re-arm is held back until the loop is about to block (`#held`):
+ * an event never leaves an unsubmitted SQE behind that would keep the loop from polling right
+ * after it. Re-arms of handlers nobody polls (`#pending`) go out before polling begins. Re-arms,
+ * cancellations and the wait share one enter.
+ *
+ * A slot number, never a pointer, is the user_data. A slot is reused only when no request of it
+ * is in flight; slot 0 is nobody. Invariant: a handler is in `#pending` or `#held` exactly when
+ * its armState says so, and `#slots[handler.slot]` is the handler while it has a slot.
+ */
+import { AioError, Errno } from "../ffi/errno.ts";
+import type { Liburing } from "../ffi/liburing_symbols.ts";
+import { Ring, RingOp, SqFlag } from "../ffi/ring.ts";
+import type { Spin } from "../ffi/spin.ts";
+import type { System } from "../ffi/system.ts";
+import type { AioHandler } from "./aio_handler.ts";
+import { type Fdmon, markFailed, markReady, type ReadyList } from "./fdmon.ts";
+
+/** armState of a handler. */
+const Arm = { idle: 0, pending: 1, held: 2, inFlight: 3, cancelling: 4 } as const;
+
+/** How often an enter is tried again that the kernel cannot serve for lack of resources. */
+const BUSY_RETRIES_MAX = 1000;
+
+/** The io_uring backend. */
+export class FdmonIoUring implements Fdmon {
+  readonly name = "io_uring";
+  readonly supportsPolling = true;
+  readonly #ring: Ring;
+  readonly #spin: Spin<AioHandler>;
+  readonly #ready: ReadyList;
+  readonly #slots: (AioHandler | null)[] = [null];
+  readonly #freeSlots: number[] = [];
+  /** To be armed by the next enter. */
+  readonly #pending: AioHandler[] = [];
+  /** Polled in userspace, to be armed before the loop blocks. */
+  readonly #held: AioHandler[] = [];
+
+  /** @throws {AioError} when the ring cannot be set up */
+  constructor(liburing: Liburing, system: System, spin: Spin<AioHandler>, ready: ReadyList) {
+    this.#ring = new Ring(liburing, system);
+    this.#spin = spin;
+    this.#ready = ready;
+    const { cqHead, cqTail, sqFlags } = this.#ring.addresses;
+    spin.watchRing(cqHead, cqTail, sqFlags, SqFlag.taskrun | SqFlag.cqOverflow);
+  }
+
+  update(old: AioHandler | null, replacement: AioHandler | null): void {
+    if (old !== null) this.#unwatch(old);
+    if (replacement !== null) this.#watch(replacement);
+  }
+
+  unpolled(handler: AioHandler): void {
+    if (handler.armState !== Arm.held) return;
+    this.#leave(this.#held, handler);
+    this.#join(this.#pending, handler, Arm.pending);
+  }
+
+  beforePolling(): void {
+    if (this.#pending.length === 0 && this.#ring.unsubmitted === 0) return;
+    this.#arm(this.#pending);
+    this.#enter(0, 0);
+  }
+
+  needWait(): boolean {
+    return this.#ring.hasCompletions || this.#pending.length !== 0 || this.#ring.unsubmitted !== 0;
+  }
+
+  get mayMissEvents(): boolean {
+    return this.#held.length !== 0;
+  }
+
+  wait(timeoutNs: number, polled: boolean): void {
+    this.#arm(this.#pending);
+    if (timeoutNs !== 0 || !polled) this.#arm(this.#held);
+    const ring = this.#ring;
+    // Completions that are there already are not to be slept over.
+    const block = timeoutNs !== 0 && ring.completions() === 0;
+    if (block || ring.unsubmitted !== 0 || ring.needsEnter) {
+      this.#enter(block ? 1 : 0, timeoutNs);
+    }
+    this.#reap();
+    // A full CQ ring made the kernel keep completions back: it posts them as room appears.
+    while (ring.overflowed) {
+      this.#enter(0, 0);
+      this.#reap();
+    }
+  }
+
+  dispose(): void {
+    this.#spin.unwatchRing();
+    this.#ring.dispose();
+    this.#slots.length = this.#pending.length = this.#held.length = 0;
+  }
+
+  #watch(handler: AioHandler): void {
+    handler.watched = true;
+    // A cancellation still under way ends with a completion, which arms the handler again.
+    if (handler.armState !== Arm.idle) return;
+    if (handler.slot === 0) {
+      handler.slot = this.#freeSlots.pop() ?? this.#slots.length;
+      this.#slots[handler.slot] = handler;
+    }
+    this.#join(this.#pending, handler, Arm.pending);
+  }
+
+  #unwatch(handler: AioHandler): void {
+    handler.watched = false;
+    if (handler.armState === Arm.pending) this.#leave(this.#pending, handler);
+    else if (handler.armState === Arm.held) this.#leave(this.#held, handler);
+    else if (handler.armState === Arm.inFlight) this.#cancel(handler);
+    if (handler.armState === Arm.idle) this.#freeSlot(handler);
+  }
+
+  #freeSlot(handler: AioHandler): void {
+    this.#slots[handler.slot] = null;
+    this.#freeSlots.push(handler.slot);
+    handler.slot = 0;
+  }
+
+  #cancel(handler: AioHandler): void {
+    const at = this.#sqe();
+    const words = this.#ring.sqes;
+    words[at] = RingOp.pollRemove;
+    words[at + 1] = -1;
+    words[at + 4] = handler.slot;
+    handler.armState = Arm.cancelling;
+  }
+
+  #arm(handlers: AioHandler[]): void {
+    for (let handler = handlers.pop(); handler !== undefined; handler = handlers.pop()) {
+      const at = this.#sqe();
+      const words = this.#ring.sqes;
+      words[at] = RingOp.pollAdd;
+      words[at + 1] = handler.fd;
+      words[at + 7] = handler.events;
+      words[at + 8] = handler.slot;
+      handler.armState = Arm.inFlight;
+      handler.armIndex = -1;
+    }
+  }
+
+  /** A zeroed SQE; a full ring is submitted midway. */
+  #sqe(): number {
+    if (this.#ring.full) this.#enter(0, 0);
+    return this.#ring.nextSqe();
+  }
+
+  /**
+   * Enters the kernel until all SQEs are taken and the wait is over. Completions stay in the ring
+   * unless the kernel needs the room.
+   */
+  #enter(minComplete: number, timeoutNs: number): void {
+    const ring = this.#ring;
+    for (let retries = 0;; retries++) {
+      const result = ring.enter(minComplete, timeoutNs);
+      if (result >= 0 && ring.unsubmitted === 0) return;
+      // A signal or the time ends a wait; what could not be submitted has to be, all the same.
+      if (result === -Errno.ETIME || result === -Errno.EINTR) {
+        if (ring.unsubmitted === 0) return;
+        minComplete = 0;
+      } else if (result < 0) {
+        const transient = result === -Errno.EBUSY || result === -Errno.EAGAIN ||
+          result === -Errno.ENOMEM;
+        if (!transient || retries === BUSY_RETRIES_MAX) {
+          throw new AioError("Cannot wait for events", "io_uring_enter", -result);
+        }
+        // Room in the CQ ring is what the kernel lacks; with events in hand nobody has to wait.
+        if (this.#reap() > 0) minComplete = 0;
+      } else if (ring.completions() !== 0) {
+        minComplete = 0;
+      }
+    }
+  }
+
+  /** Takes all completions out of the ring; returns how many there were. */
+  #reap(): number {
+    const ring = this.#ring;
+    const count = ring.completions();
+    if (count === 0) return 0;
+    const cqes = ring.cqes;
+    for (let number = 0; number < count; number++) {
+      const at = ring.cqeIndex(number);
+      const handler = this.#slots[cqes[at]];
+      if (handler !== null) this.#complete(handler, cqes[at + 2]);
+    }
+    ring.consume(count);
+    return count;
+  }
+
+  #complete(handler: AioHandler, result: number): void {
+    handler.armState = Arm.idle;
+    if (!handler.watched) return this.#freeSlot(handler);
+    if (result < 0 && result !== -Errno.ECANCELED) return markFailed(this.#ready, handler, -result);
+    // A handler with a poll callback is listed when it is dispatched, and polled from then on.
+    if (handler.hasPoll) this.#join(this.#held, handler, Arm.held);
+    else this.#join(this.#pending, handler, Arm.pending);
+    if (result > 0) markReady(this.#ready, handler, result);
+  }
+
+  #join(list: AioHandler[], handler: AioHandler, state: number): void {
+    handler.armState = state;
+    handler.armIndex = list.push(handler) - 1;
+  }
+
+  #leave(list: AioHandler[], handler: AioHandler): void {
+    const last = list.pop()!;
+    if (last !== handler) {
+      list[handler.armIndex] = last;
+      last.armIndex = handler.armIndex;
+    }
+    handler.armIndex = -1;
+    handler.armState = Arm.idle;
+  }
+}

@@ -1,0 +1,104 @@
+/**
+ * Monitoring with ppoll: works everywhere and for every kind of fd; a wait costs as much as there
+ * are handlers.
+ *
+ * The pollfd table is dense and kept up to date handler by handler, so that a wait only reads it.
+ * What was said of polling in userspace for epoll holds here too.
+ */
+import { AioError, check, Errno } from "../ffi/errno.ts";
+import { allocateNative } from "../ffi/memory.ts";
+import { PollEvent, type System } from "../ffi/system.ts";
+import type { AioHandler } from "./aio_handler.ts";
+import { type Fdmon, markFailed, markReady, type ReadyList } from "./fdmon.ts";
+
+const POLLFD_WORDS = 2;
+const FIRST_CAPACITY = 64;
+const REVENTS_SHIFT = 16;
+
+/** The poll backend. */
+export class FdmonPoll implements Fdmon {
+  readonly name = "poll";
+  readonly supportsPolling = false;
+  readonly mayMissEvents = true;
+  readonly #system: System;
+  readonly #ready: ReadyList;
+  readonly #handlers: AioHandler[] = [];
+  #table = allocateNative(FIRST_CAPACITY * POLLFD_WORDS * 4);
+  #withoutPoll = 0;
+
+  constructor(system: System, ready: ReadyList) {
+    this.#system = system;
+    this.#ready = ready;
+  }
+
+  update(old: AioHandler | null, replacement: AioHandler | null): void {
+    if (old !== null) this.#remove(old);
+    if (replacement !== null) this.#add(replacement);
+  }
+
+  #add(handler: AioHandler): void {
+    const index = this.#handlers.push(handler) - 1;
+    const words = index * POLLFD_WORDS;
+    if (words === this.#table.i32.length) {
+      const larger = allocateNative(this.#table.buffer.byteLength * 2);
+      larger.i32.set(this.#table.i32);
+      this.#table = larger;
+    }
+    handler.watched = true;
+    if (!handler.hasPoll) this.#withoutPoll++;
+    this.#describe(handler, index);
+  }
+
+  #remove(handler: AioHandler): void {
+    const index = handler.slot;
+    const last = this.#handlers.pop()!;
+    if (last !== handler) {
+      this.#handlers[index] = last;
+      this.#describe(last, index);
+    }
+    handler.watched = false;
+    if (!handler.hasPoll) this.#withoutPoll--;
+  }
+
+  #describe(handler: AioHandler, index: number): void {
+    handler.slot = index;
+    this.#table.i32[index * POLLFD_WORDS] = handler.fd;
+    this.#table.i32[index * POLLFD_WORDS + 1] = handler.events;
+  }
+
+  unpolled(): void {}
+
+  beforePolling(): void {}
+
+  needWait(): boolean {
+    return this.#withoutPoll !== 0;
+  }
+
+  wait(timeoutNs: number): void {
+    const result = this.#system.ppoll(this.#table, this.#handlers.length, timeoutNs);
+    // A signal ended the wait: to the loop that is a wait without events.
+    if (result === -Errno.EINTR) return;
+    if (result === -Errno.EINVAL) {
+      throw new AioError(
+        "Cannot wait for events",
+        "ppoll",
+        Errno.EINVAL,
+        `${this.#handlers.length} fds are more than the limit of open files allows`,
+      );
+    }
+    let left = check(result, "Cannot wait for events", "ppoll");
+    const words = this.#table.u32;
+    for (let index = 0; left > 0; index++) {
+      const revents = words[index * POLLFD_WORDS + 1] >>> REVENTS_SHIFT;
+      if (revents === 0) continue;
+      left--;
+      const handler = this.#handlers[index];
+      if (revents & PollEvent.invalid) markFailed(this.#ready, handler, Errno.EBADF);
+      else markReady(this.#ready, handler, revents);
+    }
+  }
+
+  dispose(): void {
+    this.#handlers.length = 0;
+  }
+}

@@ -1,0 +1,79 @@
+/**
+ * Which backend a context gets, and why: the only file that knows all three.
+ *
+ * io_uring is the best and is tried first; epoll comes next, and poll where there is no epoll.
+ * Asking for one by name means that one or an error. epoll is chosen at once rather than from a
+ * number of fds on: with few fds it is as fast as poll, and there is no moment of switching over
+ * at which an fd could be lost. The reason is kept for people to read.
+ */
+import { AioError } from "../ffi/errno.ts";
+import { loadLiburing } from "../ffi/library.ts";
+import type { Spin } from "../ffi/spin.ts";
+import type { System } from "../ffi/system.ts";
+import type { AioHandler } from "./aio_handler.ts";
+import type { Fdmon, FdmonName, ReadyList } from "./fdmon.ts";
+import { FdmonEpoll } from "./fdmon_epoll.ts";
+import { FdmonIoUring } from "./fdmon_io_uring.ts";
+import { FdmonPoll } from "./fdmon_poll.ts";
+
+/** What the backends are made of. */
+export interface FdmonParts {
+  readonly system: System;
+  readonly spin: Spin<AioHandler>;
+  readonly ready: ReadyList;
+  /** Path of liburing, where the user gave one. */
+  readonly liburing?: string;
+}
+
+/** A backend and why it was chosen. */
+export interface FdmonChoice {
+  readonly fdmon: Fdmon;
+  readonly reason: string;
+}
+
+/** Names a user may ask for. */
+export const FDMON_NAMES: readonly FdmonName[] = ["io_uring", "epoll", "poll"];
+
+/**
+ * Makes the backend asked for, or the best one that works.
+ *
+ * @throws {TypeError} for an unknown name
+ * @throws {AioError} when the backend asked for cannot be had, or none can
+ */
+export function selectFdmon(name: FdmonName | undefined, parts: FdmonParts): FdmonChoice {
+  if (name !== undefined) {
+    if (!FDMON_NAMES.includes(name)) {
+      throw new TypeError(
+        `Cannot use fdmon as it is not one of ${FDMON_NAMES.join(", ")}: ${String(name)}`,
+      );
+    }
+    return { fdmon: makeFdmon(name, parts), reason: "asked for by name" };
+  }
+  const reasons: string[] = [];
+  for (const candidate of FDMON_NAMES) {
+    try {
+      const fdmon = makeFdmon(candidate, parts);
+      const reason = reasons.length === 0 ? "the best there is, and it works" : reasons.join("; ");
+      return { fdmon, reason };
+    } catch (error) {
+      if (!(error instanceof AioError)) throw error;
+      reasons.push(`no ${candidate}: ${error.message}`);
+    }
+  }
+  throw new Error(`assertion failed: poll can always be had: ${reasons.join("; ")}`);
+}
+
+/** The backend for a context that has an fd which epoll refuses. */
+export function fallBackToPoll(parts: FdmonParts, fd: number): FdmonChoice {
+  return {
+    fdmon: new FdmonPoll(parts.system, parts.ready),
+    reason: `epoll cannot watch fd ${fd}, such as a regular file (EPERM)`,
+  };
+}
+
+function makeFdmon(name: FdmonName, parts: FdmonParts): Fdmon {
+  if (name === "poll") return new FdmonPoll(parts.system, parts.ready);
+  if (name === "epoll") return new FdmonEpoll(parts.system, parts.ready);
+  const liburing = loadLiburing({ liburing: parts.liburing });
+  return new FdmonIoUring(liburing, parts.system, parts.spin, parts.ready);
+}

@@ -1,0 +1,177 @@
+/**
+ * Timers in a binary heap, ordered by deadline; equal deadlines fire in the order of arming.
+ *
+ * Each timer knows its place, so cancelling is as cheap as arming. A run takes one clock sample,
+ * moves everything due to a list and fires from there: a callback that arms its timer again for
+ * the past fires in the next run, not for ever in this one, and a nested run fires the outer
+ * one's leftovers.
+ */
+import { IntrusiveList, ListLink } from "./intrusive_list.ts";
+
+/** Fires a callback once its deadline has passed; made by `ctx.timer`. */
+export class Timer {
+  /** Absolute deadline in ns of the context's clock, while armed. */
+  deadlineNs = 0;
+  /** Owned by the list: place in the heap, -1 when not there; order of arming. */
+  heapIndex = -1;
+  sequence = 0;
+  readonly dueLink: ListLink<Timer> = new ListLink<Timer>(this);
+  /** Owned by the list: what to call. */
+  readonly callback: () => void;
+  readonly #list: TimerList;
+
+  /** Made by the context. */
+  constructor(list: TimerList, callback: () => void) {
+    this.#list = list;
+    this.callback = callback;
+  }
+
+  /** Whether it waits for its deadline or its turn. */
+  get armed(): boolean {
+    return this.heapIndex !== -1 || this.dueLink.list !== null;
+  }
+
+  /**
+   * Sets the deadline, in place of an earlier one.
+   *
+   * @param deadlineNs absolute, in ns of `ctx.now()`; one in the past fires in the next iteration
+   * @throws {RangeError} when it is not a finite number >= 0
+   */
+  arm(deadlineNs: number): void {
+    if (typeof deadlineNs !== "number" || !(deadlineNs >= 0) || !Number.isFinite(deadlineNs)) {
+      throw new RangeError(
+        `Cannot arm a timer as its deadline is not a time in ns: ${String(deadlineNs)}`,
+      );
+    }
+    this.cancel();
+    this.#list.insert(this, deadlineNs);
+  }
+
+  /** Disarms it; it will not fire. */
+  cancel(): void {
+    this.#list.remove(this);
+  }
+}
+
+/** The timers of one context. */
+export class TimerList {
+  readonly #heap: Timer[] = [];
+  readonly #due = new IntrusiveList<Timer>();
+  readonly #changed: () => void;
+  readonly #report: (error: unknown) => void;
+  #sequence = 0;
+
+  /**
+   * @param changed called when the loop may have to wake earlier
+   * @param report receives what callbacks throw
+   */
+  constructor(changed: () => void, report: (error: unknown) => void) {
+    this.#changed = changed;
+    this.#report = report;
+  }
+
+  /** Armed timers. */
+  get size(): number {
+    return this.#heap.length + this.#due.size;
+  }
+
+  /** The next deadline in ns; Infinity when there is none. */
+  get soonestNs(): number {
+    if (this.#due.size !== 0) return 0;
+    return this.#heap.length === 0 ? Infinity : this.#heap[0].deadlineNs;
+  }
+
+  insert(timer: Timer, deadlineNs: number): void {
+    timer.deadlineNs = deadlineNs;
+    timer.sequence = this.#sequence++;
+    timer.heapIndex = this.#heap.push(timer) - 1;
+    this.#siftUp(timer);
+    if (timer.heapIndex === 0) this.#changed();
+  }
+
+  remove(timer: Timer): void {
+    if (timer.dueLink.list !== null) this.#due.remove(timer.dueLink);
+    if (timer.heapIndex !== -1) this.#removeAt(timer.heapIndex);
+  }
+
+  /**
+   * Fires what is due.
+   *
+   * @param nowNs the one clock sample of this run
+   * @param stopped asked after each one; true ends the run
+   * @returns true when a timer fired
+   */
+  run(nowNs: number, stopped: () => boolean): boolean {
+    while (this.#heap.length !== 0 && this.#heap[0].deadlineNs <= nowNs) {
+      const timer = this.#heap[0];
+      this.#removeAt(0);
+      this.#due.append(timer.dueLink);
+    }
+    let progress = false;
+    for (let timer = this.#due.shift(); timer !== null; timer = this.#due.shift()) {
+      progress = true;
+      try {
+        timer.callback();
+      } catch (error) {
+        this.#report(error);
+      }
+      if (stopped()) break;
+    }
+    return progress;
+  }
+
+  /** Disarms all. */
+  clear(): void {
+    for (const timer of this.#heap) timer.heapIndex = -1;
+    this.#heap.length = 0;
+    while (this.#due.shift() !== null);
+  }
+
+  #removeAt(index: number): void {
+    const heap = this.#heap;
+    heap[index].heapIndex = -1;
+    const last = heap.pop()!;
+    if (index === heap.length) return;
+    heap[index] = last;
+    last.heapIndex = index;
+    this.#siftUp(last);
+    this.#siftDown(last);
+  }
+
+  #siftUp(timer: Timer): void {
+    const heap = this.#heap;
+    let index = timer.heapIndex;
+    while (index > 0) {
+      const parent = heap[(index - 1) >> 1];
+      if (!isBefore(timer, parent)) break;
+      heap[index] = parent;
+      const parentIndex = parent.heapIndex;
+      parent.heapIndex = index;
+      index = parentIndex;
+    }
+    heap[index] = timer;
+    timer.heapIndex = index;
+  }
+
+  #siftDown(timer: Timer): void {
+    const heap = this.#heap;
+    let index = timer.heapIndex;
+    for (;;) {
+      let child = index * 2 + 1;
+      if (child >= heap.length) break;
+      if (child + 1 < heap.length && isBefore(heap[child + 1], heap[child])) child++;
+      const other = heap[child];
+      if (!isBefore(other, timer)) break;
+      heap[index] = other;
+      other.heapIndex = index;
+      index = child;
+    }
+    heap[index] = timer;
+    timer.heapIndex = index;
+  }
+}
+
+function isBefore(a: Timer, b: Timer): boolean {
+  return a.deadlineNs < b.deadlineNs ||
+    (a.deadlineNs === b.deadlineNs && a.sequence < b.sequence);
+}
