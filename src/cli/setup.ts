@@ -1,0 +1,170 @@
+/**
+ * The `setup` command: gets what a command needs from the system's package manager.
+ *
+ * The tasks of deno.json call it first, so that a bare machine needs nothing but Deno. It looks at
+ * what works rather than at which packages are there. On Debian and its kin it installs, as root
+ * or by sudo where that asks for no password; elsewhere it prints the command to run. Invariant:
+ * nothing is installed without saying so, and nothing at all when all is there.
+ */
+import { AioError } from "../../ffi/errno.ts";
+import { liburingOrigin, loadLiburing } from "../../ffi/library.ts";
+import { ExitCode } from "./exit.ts";
+
+type PackageManager = "apt-get" | "dnf" | "pacman" | "apk";
+
+/** Something the project needs, and the packages that bring it. */
+interface Need {
+  readonly name: string;
+  readonly packages: Readonly<Record<PackageManager, readonly string[]>>;
+  isThere(): boolean;
+}
+
+const LIBURING: Need = {
+  name: "liburing 2.3 or later",
+  packages: {
+    "apt-get": ["liburing2"],
+    dnf: ["liburing"],
+    pacman: ["liburing"],
+    apk: ["liburing"],
+  },
+  isThere: liburingLoads,
+};
+
+const COMPILER: Need = {
+  name: "a C compiler with headers (cc), for the C floor that is measured against",
+  packages: {
+    "apt-get": ["gcc", "libc6-dev"],
+    dnf: ["gcc", "glibc-devel"],
+    pacman: ["gcc"],
+    apk: ["gcc", "musl-dev"],
+  },
+  isThere: compilerWorks,
+};
+
+const NEEDS: Readonly<Record<SetupOptions["for"], readonly Need[]>> = {
+  run: [LIBURING],
+  test: [LIBURING, COMPILER],
+};
+
+const INSTALL: Readonly<Record<PackageManager, readonly string[]>> = {
+  "apt-get": ["apt-get", "install", "-y", "--no-install-recommends"],
+  dnf: ["dnf", "install", "-y"],
+  pacman: ["pacman", "-S", "--needed", "--noconfirm"],
+  apk: ["apk", "add"],
+};
+
+/** Names in /etc/os-release, of a distribution or of what it is like. */
+const DISTRIBUTIONS: Readonly<Record<string, PackageManager>> = {
+  debian: "apt-get",
+  ubuntu: "apt-get",
+  fedora: "dnf",
+  rhel: "dnf",
+  arch: "pacman",
+  alpine: "apk",
+};
+
+/** Options of the command. */
+export interface SetupOptions {
+  /** What it is needed for: `"run"` the programs, or `"test"` them too. */
+  readonly for: "run" | "test";
+}
+
+/**
+ * Gets what is missing, or says how.
+ *
+ * @returns the exit code: 0 when all is there in the end
+ */
+export async function setup(options: SetupOptions): Promise<number> {
+  const missing = NEEDS[options.for].filter((need) => !need.isThere());
+  if (missing.length === 0) {
+    console.log(`setup: all there to ${options.for}, nothing to do`);
+    return ExitCode.ok;
+  }
+  for (const need of missing) console.log(`setup: missing ${need.name}`);
+  const manager = await detectPackageManager();
+  const prefix = manager === "apt-get" ? await rootPrefix() : undefined;
+  if (manager === undefined || prefix === undefined) {
+    console.error(adviseCommands(missing, manager));
+    return ExitCode.failure;
+  }
+  // Package lists may be missing or stale; whether that matters is decided by the installation.
+  await run([...prefix, "apt-get", "update", "-q"]);
+  const installed = await run([...prefix, ...installCommand(missing, manager)]);
+  const left = missing.filter((need) => !need.isThere());
+  for (const need of left) console.error(`setup: still missing ${need.name}`);
+  return installed && left.length === 0 ? ExitCode.ok : ExitCode.failure;
+}
+
+function liburingLoads(): boolean {
+  try {
+    loadLiburing();
+    return true;
+  } catch (error) {
+    // A package cannot mend a path that the user gave, or a permission.
+    const mendable = error instanceof AioError && error.code !== "EACCES" &&
+      liburingOrigin().origin === "system";
+    if (!mendable) throw error;
+    return false;
+  }
+}
+
+function compilerWorks(): boolean {
+  try {
+    const args = ["-fsyntax-only", "-include", "stdio.h", "-x", "c", "/dev/null"];
+    return new Deno.Command("cc", { args, stdout: "null", stderr: "null" }).outputSync().success;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+async function detectPackageManager(): Promise<PackageManager | undefined> {
+  let text: string;
+  try {
+    text = await Deno.readTextFile("/etc/os-release");
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+  const names = [...text.matchAll(/^(?:ID|ID_LIKE)=(.*)$/gm)]
+    .flatMap(([, value]) => value.replaceAll('"', "").split(" "));
+  return names.map((name) => DISTRIBUTIONS[name]).find((manager) => manager !== undefined);
+}
+
+/** What to put before a command to run it as root; undefined where that needs a password. */
+async function rootPrefix(): Promise<string[] | undefined> {
+  if (Deno.uid() === 0) return [];
+  try {
+    const sudo = new Deno.Command("sudo", { args: ["-n", "true"], stdin: "null", stderr: "null" });
+    return (await sudo.output()).success ? ["sudo", "-n"] : undefined;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/** Runs a command with its output shown; false when it fails. */
+async function run([program, ...args]: string[]): Promise<boolean> {
+  console.log(`setup: running ${[program, ...args].join(" ")}`);
+  const command = new Deno.Command(program, {
+    args,
+    env: { DEBIAN_FRONTEND: "noninteractive" },
+    stdin: "null",
+    stdout: "inherit",
+    stderr: "inherit",
+  });
+  const { success, code } = await command.output();
+  if (!success) console.error(`setup: ${program} ended with exit code ${code}`);
+  return success;
+}
+
+function installCommand(needs: readonly Need[], manager: PackageManager): string[] {
+  return [...INSTALL[manager], ...needs.flatMap((need) => need.packages[manager])];
+}
+
+function adviseCommands(needs: readonly Need[], manager: PackageManager | undefined): string {
+  const managers = manager === undefined ? Object.keys(INSTALL) as PackageManager[] : [manager];
+  const commands = managers.map((name) => `  ${installCommand(needs, name).join(" ")}`);
+  const choice = managers.length > 1 ? "the one that fits this system" : "this";
+  return `setup: run ${choice} as root:\n${commands.join("\n")}`;
+}
