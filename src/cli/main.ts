@@ -12,10 +12,15 @@
  *
  * @module
  */
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError, Option } from "commander";
 import packageJson from "../../deno.json" with { type: "json" };
 import { AioError } from "../../ffi/errno.ts";
 import { CommandError, ExitCode, UsageError } from "./exit.ts";
+
+/** How the reader of a help text gets here; there is no installed program of that name. */
+const PROGRAM = import.meta.url.startsWith("file:")
+  ? "deno run -A src/cli/main.ts"
+  : `deno run -A jsr:${packageJson.name}/cli`;
 
 /**
  * Runs one command.
@@ -35,7 +40,7 @@ export async function main(args: readonly string[]): Promise<number> {
 }
 
 function describeProgram(finish: (code: number) => void): Command {
-  const program = new Command("aio")
+  const program = new Command(PROGRAM)
     .description(
       `AioContext for Deno ${packageJson.version}: an event loop that polls while it pays.`,
     )
@@ -53,24 +58,21 @@ function describeProgram(finish: (code: number) => void): Command {
 
 function describeScale(finish: (code: number) => void): Command {
   return new Command("scale")
-    .description(
-      "Measure random reads of one busy device beside many idle ones, without and with the\n" +
-        "removal of idle poll handlers.",
-    )
+    .description("Measure one busy device beside idle ones, with and without idle removal.")
     .option("--devices <number>", "idle devices (default: 100)")
     .option("--queues <number>", "queues of each idle device (default: 32)")
-    .option("--iodepth <number>", "requests in flight, 1 to 256", "1")
-    .option("--bs <bytes>", "bytes of one read, a multiple of 512", "4096")
-    .option("--seconds <number>", "length of the measurement", "5")
-    .option("--idle-seconds <number>", "idle interval; measuring begins once it has passed", "7")
+    .addOption(option("--iodepth <number>", "requests in flight, 1 to 256", "1"))
+    .addOption(option("--bs <bytes>", "bytes of one read, a multiple of 512", "4096"))
+    .addOption(option("--seconds <number>", "length of the measurement", "5"))
+    .addOption(option("--idle-seconds <number>", "idle interval, after which it begins", "7"))
     .option("--file <path>", "file to read (default: a temporary one of 256 MiB)")
-    .option("--removal <off|on|both>", "removal of idle poll handlers", "both")
+    .addOption(option("--removal <off|on|both>", "removal of idle poll handlers", "both"))
     .option("--fdmon <name>", "io_uring, epoll or poll (default: the best that works)")
-    .option("--poll <function|word>", "how handlers are polled", "function")
-    .option("--sweep", "measure 0 idle handlers to as many as the open-file limit allows")
+    .addOption(option("--poll <function|word>", "how handlers are polled", "function"))
+    .option("--sweep", "measure from 0 idle handlers to as many as can be opened")
     .option("--svg <path>", "write a chart")
     .option("--json", "print JSON")
-    .addHelpText("after", "\nExample:\n  aio scale --seconds 2 --idle-seconds 2 --svg scale.svg")
+    .addHelpText("after", example("scale --seconds 2 --idle-seconds 2 --svg scale.svg"))
     .action(async (options) => {
       const { scale } = await import("./scale.ts");
       finish(await scale(options));
@@ -81,7 +83,7 @@ function describeDoctor(finish: (code: number) => void): Command {
   return new Command("doctor")
     .description("Say which backend would be used, what is missing and what to do about it.")
     .option("--json", "print JSON")
-    .addHelpText("after", "\nExample:\n  aio doctor --json")
+    .addHelpText("after", example("doctor --json"))
     .action(async (options: { json?: boolean }) => {
       const { doctor } = await import("./doctor.ts");
       finish(await doctor({ json: options.json === true }));
@@ -90,9 +92,9 @@ function describeDoctor(finish: (code: number) => void): Command {
 
 function describeSetup(finish: (code: number) => void): Command {
   return new Command("setup")
-    .description("Install what is missing through the system's package manager, or say how.")
+    .description("Install what is missing with the system's package manager, or say how.")
     .option("--for <run|test>", "what it is needed for", "run")
-    .addHelpText("after", "\nExample:\n  aio setup --for test")
+    .addHelpText("after", example("setup --for test"))
     .action(async (options: { for: string }) => {
       if (options.for !== "run" && options.for !== "test") {
         throw new UsageError(`Cannot use --for ${options.for} as it is neither run nor test`);
@@ -100,6 +102,15 @@ function describeSetup(finish: (code: number) => void): Command {
       const { setup } = await import("./setup.ts");
       finish(await setup({ for: options.for }));
     });
+}
+
+/** An option whose default is shown as the user would type it. */
+function option(flags: string, description: string, value: string): Option {
+  return new Option(flags, description).default(value, value);
+}
+
+function example(args: string): string {
+  return `\nExample:\n  ${PROGRAM} ${args}`;
 }
 
 /** Shows an error to the user; rethrows what is not for users but our own mistake. */

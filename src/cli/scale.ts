@@ -7,7 +7,7 @@
  * progress to the standard error.
  */
 import { loadShim } from "../../ffi/library.ts";
-import { CommandError, ExitCode } from "./exit.ts";
+import { CommandError, ExitCode, UsageError } from "./exit.ts";
 import type { ChartKind } from "./scale_chart.ts";
 import { openBlockFile } from "./scale_file.ts";
 import { parseScaleOptions, type ScaleArguments, type ScaleOptions } from "./scale_options.ts";
@@ -101,7 +101,7 @@ function requireFolderOf(path: string): void {
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
-  throw new CommandError(`Cannot write --svg ${path} as its folder does not exist`);
+  throw new UsageError(`Cannot use --svg ${path} as its folder does not exist`);
 }
 
 async function writeChart(

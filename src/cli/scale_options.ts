@@ -5,6 +5,7 @@
  * opened. Each message names the option and the value. What depends on the machine, the file and
  * the limit of open files, is checked by those who open them.
  */
+import type { FdmonName } from "../../mod.ts";
 import { UsageError } from "./exit.ts";
 
 /** The options as the command line gives them. */
@@ -23,9 +24,6 @@ export interface ScaleArguments {
   readonly svg?: string;
   readonly json?: boolean;
 }
-
-/** Names of the backends. */
-export type FdmonName = "io_uring" | "epoll" | "poll";
 
 /** How handlers are polled. */
 export type PollForm = "function" | "word";
@@ -58,6 +56,7 @@ const BLOCK_SIZE_MAX = 1 << 20;
 const SECTOR = 512;
 const SECONDS_MAX = 3600;
 const SECONDS_MIN = 0.01;
+const FDMON_NAMES: readonly FdmonName[] = ["io_uring", "epoll", "poll"];
 
 /** Checks the options; throws a UsageError for the first that cannot be used. */
 export function parseScaleOptions(args: ScaleArguments): ScaleOptions {
@@ -74,9 +73,7 @@ export function parseScaleOptions(args: ScaleArguments): ScaleOptions {
     idleSeconds: seconds("--idle-seconds", args.idleSeconds),
     file: args.file,
     removals: removal === "both" ? [false, true] : [removal === "on"],
-    fdmon: args.fdmon === undefined
-      ? undefined
-      : oneOf("--fdmon", args.fdmon, ["io_uring", "epoll", "poll"]),
+    fdmon: args.fdmon === undefined ? undefined : oneOf("--fdmon", args.fdmon, FDMON_NAMES),
     poll: oneOf("--poll", args.poll, ["function", "word"]),
     svg: parseSvgPath(args.svg),
     json: args.json === true,

@@ -7,12 +7,12 @@
  * reset while it runs. The guest's thread has always ended when `measure` returns or throws.
  */
 import type { Shim } from "../../ffi/shim_symbols.ts";
-import { AioContext } from "../../mod.ts";
+import { AioContext, type FdmonName } from "../../mod.ts";
 import { CommandError } from "./exit.ts";
 import { BlockReader, DeviceQueue } from "./scale_device.ts";
 import type { BlockFile } from "./scale_file.ts";
 import { type GuestCounts, GuestMemory } from "./scale_guest.ts";
-import type { FdmonName, PollForm } from "./scale_options.ts";
+import type { PollForm } from "./scale_options.ts";
 
 /** What to measure. */
 export interface RunPlan {
