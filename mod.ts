@@ -19,7 +19,7 @@
  * @module
  */
 export { AioContext } from "./src/aio_context.ts";
-export type { AioContextOptions, AioStats, FdmonInfo } from "./src/aio_context.ts";
+export type { AioContextOptions, AioStats, FdmonInfo } from "./src/context_types.ts";
 export type { FdHandler } from "./src/aio_handler.ts";
 export type { BottomHalf, BottomHalfOptions } from "./src/bottom_half.ts";
 export { type Clock, ManualClock } from "./src/clock.ts";

@@ -60,6 +60,7 @@ const ADVICE: Readonly<Record<string, string>> = {
  * ```
  */
 export class AioError extends Error {
+  /** `"AioError"`. */
   override readonly name = "AioError";
   /** Name of the errno, as `"EPERM"`; `"E<number>"` where it has no name here. */
   readonly code: string;
@@ -69,6 +70,8 @@ export class AioError extends Error {
   readonly syscall: string;
 
   /**
+   * Describes a failed system call.
+   *
    * @param what what could not be done, as `"Cannot watch fd 7"`
    * @param syscall the call that failed
    * @param errno its positive errno

@@ -7,85 +7,36 @@
  * ready handlers; release what was deleted; fire timers. User code runs in the dispatch phase and
  * in the poll callbacks, never inside a wait, and may call anything here, `poll` included.
  *
- * Invariants: a live handler is on `#all` and in `#byFd`; a deleted one is on `#deleted` until
- * nobody can be running its callbacks. What callbacks throw is kept until the iteration is over.
+ * Invariant: what callbacks throw is kept until the iteration is over, and each iteration sees its
+ * errors alone.
  */
-import { AioError, Errno } from "../ffi/errno.ts";
 import { loadShim } from "../ffi/library.ts";
 import { Spin } from "../ffi/spin.ts";
 import { System } from "../ffi/system.ts";
-import { AioHandler, type FdHandler, validateFdHandler } from "./aio_handler.ts";
-import { BottomHalf, type BottomHalfOptions, BottomHalfQueue } from "./bottom_half.ts";
+import { AioHandler, type FdHandler, validateFd, validateFdHandler } from "./aio_handler.ts";
+import {
+  type BottomHalf,
+  type BottomHalfOptions,
+  BottomHalfQueue,
+  QueuedBottomHalf,
+} from "./bottom_half.ts";
+import { CallbackErrors } from "./callback_errors.ts";
 import { type Clock, SystemClock } from "./clock.ts";
 import { ContextNotifier, type RemoteContext } from "./context_notifier.ts";
-import type { Fdmon, FdmonName } from "./fdmon.ts";
-import { fallBackToPoll, type FdmonChoice, type FdmonParts, selectFdmon } from "./fdmon_select.ts";
+import type { AioContextOptions, AioStats, FdmonInfo } from "./context_types.ts";
+import { Dispatcher } from "./dispatcher.ts";
+import { HandlerRegistry } from "./handler_registry.ts";
 import { IntrusiveList } from "./intrusive_list.ts";
 import { PollMode } from "./poll_mode.ts";
-import {
-  DEFAULT_POLL_PARAMS,
-  mergePollParams,
-  nextPollNs,
-  type PollParams,
-} from "./polling_time.ts";
-import { Timer, TimerList } from "./timer_list.ts";
+import { DEFAULT_POLL_PARAMS, mergePollParams, type PollParams } from "./polling_time.ts";
+import { ListedTimer, type Timer, TimerList } from "./timer_list.ts";
 import { Trace } from "./trace.ts";
-
-/** Options of a context. */
-export interface AioContextOptions {
-  /** The backend to use; the best that works where not given. */
-  fdmon?: FdmonName;
-  /** First poll parameters; the others have their defaults. */
-  pollParams?: Partial<PollParams>;
-  /** The source of time; the system's monotonic clock where not given. */
-  clock?: Clock;
-  /** Path of an own build of the shim. */
-  shim?: string;
-  /** Path of liburing.so.2. */
-  liburing?: string;
-}
-
-/** Which backend a context uses. */
-export interface FdmonInfo {
-  readonly name: FdmonName;
-  /** Why this one, and why not a better one. */
-  readonly reason: string;
-}
-
-/** Counters since the context was made, and sizes now. Times in ns. */
-export interface AioStats {
-  /** Calls of poll, nested ones included. */
-  polls: number;
-  /** Times the backend was asked for events. */
-  waits: number;
-  /** System calls made by this context. */
-  systemCalls: number;
-  /** Runs of poll mode, and those that found work. */
-  pollRuns: number;
-  pollHits: number;
-  /** Time spent in poll mode. */
-  pollModeNs: number;
-  /** Handlers that left the poll list because they were idle. */
-  idleRemovals: number;
-  /** Callbacks of handlers dispatched. */
-  dispatches: number;
-  /** Handlers set, listed for polling, ready, and deleted but not released. */
-  handlers: number;
-  listed: number;
-  ready: number;
-  deleted: number;
-  /** Timers armed and bottom halves scheduled. */
-  timers: number;
-  bottomHalves: number;
-}
 
 /** How long the loop sleeps at most while idle bottom halves wait. */
 const IDLE_BOTTOM_HALF_NS = 10e6;
 
 /** Iterations in a row that succeed by polling before a backend that must be asked is asked. */
 const SKIPPED_WAITS_MAX = 16;
-
-const FD_MAX = 0x7fff_ffff;
 
 /**
  * An event loop that belongs to the isolate that made it.
@@ -107,27 +58,17 @@ export class AioContext implements Disposable {
   readonly #system: System;
   readonly #clock: Clock;
   readonly #notifier: ContextNotifier;
-  readonly #notifierHandler: AioHandler;
-  readonly #parts: FdmonParts;
   readonly #pollMode: PollMode;
   readonly #bottomHalves: BottomHalfQueue;
   readonly #timers: TimerList;
-  readonly #byFd = new Map<number, AioHandler>();
-  readonly #all = new IntrusiveList<AioHandler>();
-  readonly #deleted = new IntrusiveList<AioHandler>();
+  readonly #errors = new CallbackErrors();
+  readonly #handlers: HandlerRegistry;
+  readonly #dispatcher: Dispatcher;
   readonly #ready = new IntrusiveList<AioHandler>();
   readonly #stopped = (): boolean => this.#disposed;
-  #choice: FdmonChoice;
-  #fdmon: Fdmon;
   #params: PollParams;
-  #depth = 0;
-  #externalDisabled = 0;
   /** Something changed since the timeout was computed: do not sleep on it. */
   #changed = false;
-  /** The handler whose ioPollReady is running. */
-  #running: AioHandler | null = null;
-  /** What callbacks threw in this iteration. */
-  #errors: unknown[] | null = null;
   /** This iteration's poll pass ran; the time when it or the wait ended. */
   #polled = false;
   #endNs = 0;
@@ -136,13 +77,14 @@ export class AioContext implements Disposable {
   #tornDown = false;
   #polls = 0;
   #waits = 0;
-  #dispatches = 0;
 
   /**
+   * Makes a context; opens the libraries if this is the first one.
+   *
    * @param options what to use; everything has a default
    * @throws {AioError} when a library or a backend asked for cannot be had; its message says what
    *   to do
-   * @throws {TypeError} {@linkcode RangeError} for bad options
+   * @throws {TypeError} for bad options, or a RangeError
    */
   constructor(options: AioContextOptions = {}) {
     if (typeof options !== "object" || options === null) {
@@ -153,7 +95,7 @@ export class AioContext implements Disposable {
       throw new TypeError("Cannot make a context as its clock has no now()");
     }
     const shim = loadShim({ shim: options.shim });
-    const report = (error: unknown) => this.#report(error);
+    const { report } = this.#errors;
     const changed = () => {
       this.#changed = true;
     };
@@ -168,25 +110,29 @@ export class AioContext implements Disposable {
       { ioRead: () => this.#notifier.drain(), ioPollReady: () => {} },
       true,
     );
-    this.#notifierHandler = notifier;
     const spin = new Spin<AioHandler>(shim, this.#notifier.words);
     const { trace } = this;
     const ready = this.#ready;
     this.#pollMode = new PollMode({ spin, ready, clock: this.#clock, trace, notifier, report });
-    this.#parts = { system: this.#system, spin, ready, liburing: options.liburing };
+    const parts = { system: this.#system, spin, ready, liburing: options.liburing };
     try {
-      this.#choice = selectFdmon(options.fdmon, this.#parts);
+      this.#handlers = new HandlerRegistry(
+        options.fdmon,
+        parts,
+        this.#pollMode,
+        notifier,
+        changed,
+      );
     } catch (error) {
       this.#notifier.dispose();
       throw error;
     }
-    this.#fdmon = this.#choice.fdmon;
-    this.#fdmon.update(null, notifier);
+    this.#dispatcher = new Dispatcher(ready, this.#handlers, this.#pollMode, trace, report);
   }
 
   /** The backend in use and why. */
   get fdmon(): FdmonInfo {
-    return { name: this.#fdmon.name, reason: this.#choice.reason };
+    return { name: this.#handlers.fdmon.name, reason: this.#handlers.reason };
   }
 
   /** The context's time in ns; what timers are armed with. */
@@ -199,26 +145,21 @@ export class AioContext implements Disposable {
    *
    * @param fd an open file descriptor
    * @param callbacks the callbacks; null, or none of ioRead, ioWrite and ioPoll, deletes
-   * @throws {TypeError} {@linkcode RangeError} for bad arguments
+   * @throws {TypeError} for bad arguments, or a RangeError
    * @throws {AioError} EBADF when the fd is not open; what the backend has to say otherwise
    */
   setFdHandler(fd: number, callbacks: FdHandler | null): void {
     this.#requireOpen("set an fd handler");
-    if (typeof fd !== "number") {
-      throw new TypeError(`Cannot set an fd handler as the fd is not a number: ${String(fd)}`);
-    }
-    if (!Number.isInteger(fd) || fd < 0 || fd > FD_MAX || fd === this.#notifier.fd) {
-      throw new RangeError(`Cannot set an fd handler as this is nobody's fd to watch: ${fd}`);
-    }
-    const old = this.#byFd.get(fd) ?? null;
+    validateFd(fd, this.#notifier.fd);
+    const old = this.#handlers.get(fd);
     if (callbacks !== null) validateFdHandler(fd, callbacks, old);
     if (callbacks === null || !(callbacks.ioRead || callbacks.ioWrite)) {
-      if (old !== null) this.#replaceHandler(old, null);
+      if (old !== null) this.#handlers.replace(old, null);
     } else {
       this.#system.requireOpen(fd);
-      this.#replaceHandler(old, new AioHandler(fd, callbacks));
+      this.#handlers.replace(old, new AioHandler(fd, callbacks));
     }
-    this.#throwOutsidePoll();
+    if (this.#handlers.walkDepth === 0) this.#errors.end(null);
   }
 
   /** Makes a bottom half: a callback that `schedule()` runs in the next iteration. */
@@ -226,7 +167,7 @@ export class AioContext implements Disposable {
     this.#requireOpen("make a bottom half");
     requireFunction(callback, "make a bottom half");
     const name = String(options?.name ?? (callback.name || "anonymous"));
-    return new BottomHalf(this.#bottomHalves, callback, name);
+    return new QueuedBottomHalf(this.#bottomHalves, callback, name);
   }
 
   /** Runs a function once in the next iteration. */
@@ -238,7 +179,7 @@ export class AioContext implements Disposable {
   timer(callback: () => void): Timer {
     this.#requireOpen("make a timer");
     requireFunction(callback, "make a timer");
-    return new Timer(this.#timers, callback);
+    return new ListedTimer(this.#timers, callback);
   }
 
   /** Makes a blocking poll() return, or the next one not block. */
@@ -256,14 +197,8 @@ export class AioContext implements Disposable {
   /** Keeps handlers marked isExternal from running until as many calls of `enableExternal`. */
   disableExternal(): void {
     this.#requireOpen("disable external handlers");
-    if (this.#externalDisabled++ !== 0) return;
-    for (const handler of this.#externalHandlers()) {
-      if (handler.deleted) continue;
-      this.#fdmon.update(handler, null);
-      this.#forgetEvents(handler);
-      if (handler.listed) this.#pollMode.remove(handler);
-    }
-    this.#throwOutsidePoll();
+    this.#handlers.disableExternal();
+    if (this.#handlers.walkDepth === 0) this.#errors.end(null);
   }
 
   /**
@@ -273,18 +208,8 @@ export class AioContext implements Disposable {
    */
   enableExternal(): void {
     this.#requireOpen("enable external handlers");
-    if (this.#externalDisabled === 0) {
-      throw new RangeError("Cannot enable external handlers as they are not disabled");
-    }
-    if (--this.#externalDisabled !== 0) return;
-    this.#changed = true;
-    for (const handler of this.#externalHandlers()) {
-      if (handler.deleted) continue;
-      this.#updateFdmon(null, handler);
-      // What came while nobody polled was perhaps not signalled either.
-      this.#pollMode.pollOnce(handler);
-    }
-    this.#throwOutsidePoll();
+    this.#handlers.enableExternal();
+    if (this.#handlers.walkDepth === 0) this.#errors.end(null);
   }
 
   /**
@@ -295,12 +220,7 @@ export class AioContext implements Disposable {
   setPollParams(changes: Partial<PollParams>): void {
     this.#requireOpen("set poll parameters");
     this.#params = mergePollParams(this.#params, changes);
-    this.#pollMode.setPollNs(this.#notifierHandler, 0);
-    for (let link = this.#all.first; link !== null; link = link.next) {
-      this.#pollMode.setPollNs(link.member, 0);
-    }
-    this.#pollMode.disarm();
-    this.#changed = true;
+    this.#handlers.resetPolling();
   }
 
   /** The poll parameters in force. */
@@ -318,11 +238,11 @@ export class AioContext implements Disposable {
       pollHits: this.#pollMode.hits,
       pollModeNs: this.#pollMode.totalNs,
       idleRemovals: this.#pollMode.removals,
-      dispatches: this.#dispatches,
-      handlers: this.#all.size,
+      dispatches: this.#dispatcher.calls,
+      handlers: this.#handlers.size,
       listed: this.#pollMode.size,
       ready: this.#ready.size,
-      deleted: this.#deleted.size,
+      deleted: this.#handlers.deletedSize,
       timers: this.#timers.size,
       bottomHalves: this.#bottomHalves.urgentCount + this.#bottomHalves.idleCount,
     };
@@ -341,39 +261,31 @@ export class AioContext implements Disposable {
     if (typeof blocking !== "boolean") {
       throw new TypeError(`Cannot poll as blocking is not a boolean: ${String(blocking)}`);
     }
-    const outerErrors = this.#errors;
-    this.#errors = null;
+    const outerErrors = this.#errors.begin();
     this.#polls++;
     let progress = this.#iterate(blocking);
     if (this.#timers.size !== 0 && !this.#disposed) {
       progress = this.#timers.run(this.#clock.now(), this.#stopped) || progress;
     }
-    if (this.#disposed && this.#depth === 0) this.#tearDown();
-    const errors = this.#errors;
-    this.#errors = outerErrors;
-    if (errors !== null) throwErrors(errors);
+    if (this.#disposed && this.#handlers.walkDepth === 0) this.#tearDown();
+    this.#errors.end(outerErrors);
     return progress;
   }
 
   #iterate(blocking: boolean): boolean {
-    this.#depth++;
-    const running = this.#running;
-    if (running !== null && running.listed) {
-      // A nested poll must not find the handler whose ioPollReady called it.
-      this.#pollMode.remove(running);
-      this.#fdmon.unpolled(running);
-    }
+    this.#handlers.walkDepth++;
+    this.#dispatcher.hideRunning();
     this.#changed = false;
     const startNs = this.#params.maxNs === 0 ? 0 : this.#clock.now();
     this.#endNs = startNs;
     const timeoutNs = blocking ? this.#computeTimeout(startNs) : 0;
     this.#wait(this.#pollUserspace(startNs, timeoutNs));
-    if (startNs !== 0) this.#adjustPollNs(this.#endNs - startNs);
+    if (startNs !== 0) this.#pollMode.adjust(this.#endNs - startNs, this.#params);
     this.#notifier.accept();
     let progress = this.#bottomHalves.run(this.#stopped);
-    progress = this.#dispatchReady() || progress;
-    this.#depth--;
-    if (this.#depth === 0) this.#releaseDeleted();
+    progress = this.#dispatcher.run(this.#stopped) || progress;
+    this.#handlers.walkDepth--;
+    if (this.#handlers.walkDepth === 0) this.#handlers.releaseDeleted();
     return progress;
   }
 
@@ -390,12 +302,13 @@ export class AioContext implements Disposable {
   /** Polls the poll list; returns what is left of the timeout, 0 when there is work. */
   #pollUserspace(startNs: number, timeoutNs: number): number {
     const mode = this.#pollMode;
+    const { fdmon } = this.#handlers;
     this.#polled = false;
     if (mode.size === 0) return timeoutNs;
     let maxNs = this.#params.maxNs === 0 ? 0 : mode.maxPollNs();
     if (timeoutNs >= 0 && timeoutNs < maxNs) maxNs = timeoutNs;
-    if (maxNs !== 0) this.#fdmon.beforePolling();
-    if (maxNs !== 0 && !this.#fdmon.needWait()) {
+    if (maxNs !== 0) fdmon.beforePolling();
+    if (maxNs !== 0 && !fdmon.needWait()) {
       mode.enter();
     } else if (mode.started) {
       // Their fds may be silent in poll mode, so the listed handlers get one pass all the same.
@@ -408,7 +321,7 @@ export class AioContext implements Disposable {
       trace.emit("run_poll_handlers_begin", { maxNs, timeoutNs });
     }
     const beginNs = startNs === 0 ? this.#clock.now() : startNs;
-    mode.run(beginNs, maxNs, this.#params.idleNs, this.#fdmon);
+    mode.run(beginNs, maxNs, this.#params.idleNs, fdmon);
     this.#polled = true;
     if (startNs !== 0) this.#endNs = mode.endNs;
     if (mode.interrupted) timeoutNs = 0;
@@ -421,7 +334,7 @@ export class AioContext implements Disposable {
 
   /** Sleeps and collects events; does neither when polling has made it unnecessary. */
   #wait(timeoutNs: number): void {
-    const fdmon = this.#fdmon;
+    const { fdmon } = this.#handlers;
     const mayBlock = timeoutNs !== 0 && !this.#changed;
     if (mayBlock) this.#notifier.announce();
     // Leaving poll mode runs callbacks, so what they changed is looked at afterwards.
@@ -438,174 +351,11 @@ export class AioContext implements Disposable {
       try {
         fdmon.wait(block ? timeoutNs : 0, this.#polled);
       } catch (error) {
-        this.#report(error);
+        this.#errors.report(error);
       }
       if (this.#params.maxNs !== 0) this.#endNs = this.#clock.now();
     }
     if (mayBlock) this.#notifier.withdraw();
-  }
-
-  /** Teaches the handlers that became ready in this round how long the loop was blocked. */
-  #adjustPollNs(blockNs: number): void {
-    for (let link = this.#ready.last; link !== null; link = link.previous) {
-      const handler = link.member;
-      if (handler.adjusted) break;
-      handler.adjusted = true;
-      if (!handler.hasPoll) continue;
-      const old = handler.pollNs;
-      const pollNs = nextPollNs(old, blockNs, this.#params);
-      if (pollNs === old) continue;
-      this.#pollMode.setPollNs(handler, pollNs);
-      const name = pollNs < old ? "poll_shrink" : "poll_grow";
-      if (this.trace.wants(name)) this.trace.emit(name, { old, new: pollNs });
-    }
-  }
-
-  #dispatchReady(): boolean {
-    let progress = false;
-    while (!this.#disposed) {
-      const handler = this.#ready.shift();
-      if (handler === null) break;
-      progress = this.#dispatch(handler) || progress;
-    }
-    return progress;
-  }
-
-  #dispatch(handler: AioHandler): boolean {
-    const { revents, pollReady, watchErrno } = handler;
-    this.#forgetEvents(handler);
-    if (watchErrno !== 0) return this.#dropFailed(handler, watchErrno);
-    if (handler.hasPoll && !handler.listed && !handler.running) this.#list(handler, revents);
-    if (handler.deleted) return false;
-    let ran = false;
-    if ((revents & handler.readEvents) !== 0) {
-      ran = this.#call(handler.ioRead!);
-    } else if (pollReady) {
-      ran = this.#callPollReady(handler);
-    }
-    if ((revents & handler.writeEvents) !== 0 && !handler.deleted) {
-      ran = this.#call(handler.ioWrite!);
-    }
-    return ran && !handler.isNotifier;
-  }
-
-  #call(callback: () => void): boolean {
-    this.#dispatches++;
-    try {
-      callback();
-    } catch (error) {
-      this.#report(error);
-    }
-    return true;
-  }
-
-  #callPollReady(handler: AioHandler): boolean {
-    const outer = this.#running;
-    this.#running = handler;
-    handler.running = true;
-    this.#call(handler.ioPollReady!);
-    handler.running = false;
-    this.#running = outer;
-    const enabled = !handler.isExternal || this.#externalDisabled === 0;
-    if (!handler.listed && !handler.deleted && enabled) {
-      // A nested poll took it off the list; what came meanwhile is looked for here.
-      this.#pollMode.add(handler);
-      this.#pollMode.pollOnce(handler);
-    }
-    return true;
-  }
-
-  #list(handler: AioHandler, revents: number): void {
-    if (this.trace.wants("poll_add")) {
-      this.trace.emit("poll_add", { handler: handler.id, fd: handler.fd, revents });
-    }
-    this.#pollMode.add(handler);
-  }
-
-  /** Puts `replacement` in the place of `old`; either can be null. */
-  #replaceHandler(old: AioHandler | null, replacement: AioHandler | null): void {
-    const disabled = this.#externalDisabled !== 0;
-    const watched = old !== null && old.watched ? old : null;
-    const toWatch = replacement === null || (replacement.isExternal && disabled)
-      ? null
-      : replacement;
-    if (watched !== null || toWatch !== null) this.#updateFdmon(watched, toWatch);
-    this.#changed = true;
-    if (old !== null) this.#markDeleted(old);
-    if (replacement !== null) {
-      this.#byFd.set(replacement.fd, replacement);
-      this.#all.append(replacement.allLink);
-      if (replacement.pollWord !== null) replacement.pollWord.owner = replacement;
-    }
-  }
-
-  /** From here on no callback of the handler runs, but the ioPollEnd that is due. */
-  #markDeleted(handler: AioHandler): void {
-    handler.deleted = true;
-    this.#byFd.delete(handler.fd);
-    this.#all.remove(handler.allLink);
-    this.#forgetEvents(handler);
-    if (handler.pollWord !== null) handler.pollWord.owner = null;
-    if (handler.listed) this.#pollMode.remove(handler);
-    if (this.#depth === 0) handler.release();
-    else this.#deleted.append(handler.allLink);
-  }
-
-  #releaseDeleted(): void {
-    for (let handler = this.#deleted.shift(); handler !== null; handler = this.#deleted.shift()) {
-      handler.release();
-    }
-  }
-
-  #forgetEvents(handler: AioHandler): void {
-    if (handler.readyLink.list !== null) this.#ready.remove(handler.readyLink);
-    handler.revents = handler.watchErrno = 0;
-    handler.pollReady = handler.adjusted = false;
-  }
-
-  /** The fd cannot be watched any more: the handler goes, and poll() throws. */
-  #dropFailed(handler: AioHandler, errno: number): boolean {
-    this.#report(new AioError(`Cannot watch fd ${handler.fd} any longer`, "poll", errno));
-    this.#replaceHandler(handler, null);
-    return true;
-  }
-
-  #externalHandlers(): AioHandler[] {
-    const handlers: AioHandler[] = [];
-    for (let link = this.#all.first; link !== null; link = link.next) {
-      if (link.member.isExternal) handlers.push(link.member);
-    }
-    return handlers;
-  }
-
-  /** Tells the backend; one that refuses an fd for its kind is given up for poll. */
-  #updateFdmon(old: AioHandler | null, replacement: AioHandler | null): void {
-    try {
-      this.#fdmon.update(old, replacement);
-    } catch (error) {
-      const refused = error instanceof AioError && error.errno === Errno.EPERM;
-      if (!refused || this.#fdmon.name !== "epoll" || replacement === null) throw error;
-      this.#fdmon.dispose();
-      this.#choice = fallBackToPoll(this.#parts, replacement.fd);
-      this.#fdmon = this.#choice.fdmon;
-      this.#fdmon.update(null, this.#notifierHandler);
-      for (let link = this.#all.first; link !== null; link = link.next) {
-        if (link.member.watched && link.member !== old) this.#fdmon.update(null, link.member);
-      }
-      this.#fdmon.update(null, replacement);
-    }
-  }
-
-  #report(error: unknown): void {
-    (this.#errors ??= []).push(error);
-  }
-
-  /** Outside of poll() nobody else would throw what a callback threw. */
-  #throwOutsidePoll(): void {
-    if (this.#depth !== 0 || this.#errors === null) return;
-    const errors = this.#errors;
-    this.#errors = null;
-    throwErrors(errors);
   }
 
   #requireOpen(verb: string): void {
@@ -621,20 +371,17 @@ export class AioContext implements Disposable {
     if (this.#disposed) return;
     this.#disposed = true;
     this.#changed = true;
-    if (this.#depth !== 0) return;
+    if (this.#handlers.walkDepth !== 0) return;
     this.#tearDown();
-    this.#throwOutsidePoll();
+    if (this.#handlers.walkDepth === 0) this.#errors.end(null);
   }
 
   #tearDown(): void {
     if (this.#tornDown) return;
     this.#tornDown = true;
-    for (let link = this.#all.first; link !== null; link = this.#all.first) {
-      this.#markDeleted(link.member);
-    }
     this.#timers.clear();
     this.#bottomHalves.clear();
-    this.#fdmon.dispose();
+    this.#handlers.dispose();
     this.#notifier.dispose();
   }
 }
@@ -643,9 +390,4 @@ function requireFunction(callback: unknown, what: string): void {
   if (typeof callback !== "function") {
     throw new TypeError(`Cannot ${what} as the callback is not a function: ${typeof callback}`);
   }
-}
-
-function throwErrors(errors: unknown[]): never {
-  if (errors.length === 1) throw errors[0];
-  throw new AggregateError(errors, `${errors.length} callbacks failed in one iteration`);
 }

@@ -134,7 +134,22 @@ export class AioHandler {
   }
 }
 
-/** Checks what a caller passed to setFdHandler. */
+const FD_MAX = 0x7fff_ffff;
+
+/** Checks the fd a caller passed to setFdHandler; `ownFd` is the context's own. */
+export function validateFd(fd: number, ownFd: number): void {
+  if (typeof fd !== "number") {
+    throw new TypeError(`Cannot set an fd handler as the fd is not a number: ${String(fd)}`);
+  }
+  if (!Number.isInteger(fd) || fd < 0 || fd > FD_MAX) {
+    throw new RangeError(`Cannot set an fd handler as the fd is not a whole number >= 0: ${fd}`);
+  }
+  if (fd === ownFd) {
+    throw new RangeError(`Cannot set an fd handler as the fd is the context's own: ${fd}`);
+  }
+}
+
+/** Checks the callbacks a caller passed to setFdHandler to take the place of `replaced`. */
 export function validateFdHandler(
   fd: number,
   callbacks: FdHandler,

@@ -14,48 +14,58 @@ export interface BottomHalfOptions {
 }
 
 /** A callback that can be scheduled; made by `ctx.bottomHalf`. */
-export class BottomHalf {
+export interface BottomHalf {
+  /** Shown in error messages. */
+  readonly name: string;
+  /** Whether it waits to be run. */
+  readonly scheduled: boolean;
+  /**
+   * Has it run in the next iteration, once however often that is asked before.
+   *
+   * @throws {TypeError} when it was deleted
+   */
+  schedule(): void;
+  /** As `schedule`, but it does not count as progress and the loop may sleep for 10 ms before. */
+  scheduleIdle(): void;
+  /** Takes a schedule back. */
+  cancel(): void;
+  /** Takes a schedule back and allows no other. */
+  delete(): void;
+}
+
+/** A bottom half on the queue of its context. */
+export class QueuedBottomHalf implements BottomHalf {
   readonly name: string;
   readonly #queue: BottomHalfQueue;
   readonly #callback: () => void;
-  readonly #link = new ListLink<BottomHalf>(this);
+  readonly #link = new ListLink<QueuedBottomHalf>(this);
   #idle = false;
   #deleted = false;
 
-  /** Made by the context. */
   constructor(queue: BottomHalfQueue, callback: () => void, name: string) {
     this.#queue = queue;
     this.#callback = callback;
     this.name = name;
   }
 
-  /** Whether it waits to be run. */
   get scheduled(): boolean {
     return this.#link.list !== null;
   }
 
-  /**
-   * Has it run in the next iteration, however often that is asked before.
-   *
-   * @throws {TypeError} when it was deleted
-   */
   schedule(): void {
     this.#add(false);
   }
 
-  /** As `schedule`, but the loop may sleep for up to 10 ms before. */
   scheduleIdle(): void {
     this.#add(true);
   }
 
-  /** Takes a schedule back. */
   cancel(): void {
     if (this.#link.list === null) return;
     this.#link.list.remove(this.#link);
     this.#queue.removed(this.#idle);
   }
 
-  /** Takes a schedule back and allows no other. */
   delete(): void {
     this.cancel();
     this.#deleted = true;
@@ -89,8 +99,8 @@ export class BottomHalfQueue {
   urgentCount = 0;
   /** Scheduled idle ones. */
   idleCount = 0;
-  readonly #scheduled = new IntrusiveList<BottomHalf>();
-  readonly #batch = new IntrusiveList<BottomHalf>();
+  readonly #scheduled = new IntrusiveList<QueuedBottomHalf>();
+  readonly #batch = new IntrusiveList<QueuedBottomHalf>();
   readonly #changed: () => void;
   readonly #report: (error: unknown) => void;
 
@@ -103,7 +113,7 @@ export class BottomHalfQueue {
     this.#report = report;
   }
 
-  added(link: ListLink<BottomHalf>, idle: boolean): void {
+  added(link: ListLink<QueuedBottomHalf>, idle: boolean): void {
     this.#scheduled.append(link);
     if (idle) this.idleCount++;
     else this.urgentCount++;

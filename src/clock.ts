@@ -42,6 +42,8 @@ export class ManualClock implements Clock {
   readonly #stepNs: number;
 
   /**
+   * Makes a clock that stands still.
+   *
    * @param startNs first reading
    * @param stepNs how far every reading moves it; above 0, so that a polling loop ends by itself
    * @throws {RangeError} when one of them is not a number of ns

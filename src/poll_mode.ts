@@ -17,6 +17,7 @@ import type { AioHandler } from "./aio_handler.ts";
 import { type Clock, SystemClock } from "./clock.ts";
 import type { Fdmon, ReadyList } from "./fdmon.ts";
 import { IntrusiveList, type ListLink } from "./intrusive_list.ts";
+import { nextPollNs, type PollParams } from "./polling_time.ts";
 import type { Trace } from "./trace.ts";
 
 /** A deadline for which the spin makes exactly one pass behind a barrier. */
@@ -110,6 +111,23 @@ export class PollMode {
       this.#countRaised(pollNs);
     } else {
       handler.pollNs = pollNs;
+    }
+  }
+
+  /** Teaches the handlers that became ready in this round how long the loop was blocked. */
+  adjust(blockNs: number, params: PollParams): void {
+    const { ready, trace } = this.#parts;
+    for (let link = ready.last; link !== null; link = link.previous) {
+      const handler = link.member;
+      if (handler.adjusted) break;
+      handler.adjusted = true;
+      if (!handler.hasPoll) continue;
+      const old = handler.pollNs;
+      const pollNs = nextPollNs(old, blockNs, params);
+      if (pollNs === old) continue;
+      this.setPollNs(handler, pollNs);
+      const name = pollNs < old ? "poll_shrink" : "poll_grow";
+      if (trace.wants(name)) trace.emit(name, { old, new: pollNs });
     }
   }
 

@@ -33,6 +33,8 @@ export class PollWord {
   }
 
   /**
+   * Names a word of shared memory; nothing has been seen of it yet.
+   *
    * @param buffer the shared memory
    * @param byteOffset where the word begins, in bytes, aligned to its width
    * @param bits its width

@@ -9,34 +9,42 @@
 import { IntrusiveList, ListLink } from "./intrusive_list.ts";
 
 /** Fires a callback once its deadline has passed; made by `ctx.timer`. */
-export class Timer {
-  /** Absolute deadline in ns of the context's clock, while armed. */
-  deadlineNs = 0;
-  /** Owned by the list: place in the heap, -1 when not there; order of arming. */
-  heapIndex = -1;
-  sequence = 0;
-  readonly dueLink: ListLink<Timer> = new ListLink<Timer>(this);
-  /** Owned by the list: what to call. */
-  readonly callback: () => void;
-  readonly #list: TimerList;
-
-  /** Made by the context. */
-  constructor(list: TimerList, callback: () => void) {
-    this.#list = list;
-    this.callback = callback;
-  }
-
+export interface Timer {
+  /** Absolute deadline in ns of the context's clock, of the last `arm`. */
+  readonly deadlineNs: number;
   /** Whether it waits for its deadline or its turn. */
-  get armed(): boolean {
-    return this.heapIndex !== -1 || this.dueLink.list !== null;
-  }
-
+  readonly armed: boolean;
   /**
    * Sets the deadline, in place of an earlier one.
    *
    * @param deadlineNs absolute, in ns of `ctx.now()`; one in the past fires in the next iteration
    * @throws {RangeError} when it is not a finite number >= 0
    */
+  arm(deadlineNs: number): void;
+  /** Disarms it; it will not fire. */
+  cancel(): void;
+}
+
+/** A timer on the list of its context. */
+export class ListedTimer implements Timer {
+  deadlineNs = 0;
+  /** Owned by the list: place in the heap, -1 when not there; order of arming. */
+  heapIndex = -1;
+  sequence = 0;
+  readonly dueLink: ListLink<ListedTimer> = new ListLink<ListedTimer>(this);
+  /** Owned by the list: what to call. */
+  readonly callback: () => void;
+  readonly #list: TimerList;
+
+  constructor(list: TimerList, callback: () => void) {
+    this.#list = list;
+    this.callback = callback;
+  }
+
+  get armed(): boolean {
+    return this.heapIndex !== -1 || this.dueLink.list !== null;
+  }
+
   arm(deadlineNs: number): void {
     if (typeof deadlineNs !== "number" || !(deadlineNs >= 0) || !Number.isFinite(deadlineNs)) {
       throw new RangeError(
@@ -47,7 +55,6 @@ export class Timer {
     this.#list.insert(this, deadlineNs);
   }
 
-  /** Disarms it; it will not fire. */
   cancel(): void {
     this.#list.remove(this);
   }
@@ -55,8 +62,8 @@ export class Timer {
 
 /** The timers of one context. */
 export class TimerList {
-  readonly #heap: Timer[] = [];
-  readonly #due = new IntrusiveList<Timer>();
+  readonly #heap: ListedTimer[] = [];
+  readonly #due = new IntrusiveList<ListedTimer>();
   readonly #changed: () => void;
   readonly #report: (error: unknown) => void;
   #sequence = 0;
@@ -81,7 +88,7 @@ export class TimerList {
     return this.#heap.length === 0 ? Infinity : this.#heap[0].deadlineNs;
   }
 
-  insert(timer: Timer, deadlineNs: number): void {
+  insert(timer: ListedTimer, deadlineNs: number): void {
     timer.deadlineNs = deadlineNs;
     timer.sequence = this.#sequence++;
     timer.heapIndex = this.#heap.push(timer) - 1;
@@ -89,7 +96,7 @@ export class TimerList {
     if (timer.heapIndex === 0) this.#changed();
   }
 
-  remove(timer: Timer): void {
+  remove(timer: ListedTimer): void {
     if (timer.dueLink.list !== null) this.#due.remove(timer.dueLink);
     if (timer.heapIndex !== -1) this.#removeAt(timer.heapIndex);
   }
@@ -138,7 +145,7 @@ export class TimerList {
     this.#siftDown(last);
   }
 
-  #siftUp(timer: Timer): void {
+  #siftUp(timer: ListedTimer): void {
     const heap = this.#heap;
     let index = timer.heapIndex;
     while (index > 0) {
@@ -153,7 +160,7 @@ export class TimerList {
     timer.heapIndex = index;
   }
 
-  #siftDown(timer: Timer): void {
+  #siftDown(timer: ListedTimer): void {
     const heap = this.#heap;
     let index = timer.heapIndex;
     for (;;) {
@@ -171,7 +178,7 @@ export class TimerList {
   }
 }
 
-function isBefore(a: Timer, b: Timer): boolean {
+function isBefore(a: ListedTimer, b: ListedTimer): boolean {
   return a.deadlineNs < b.deadlineNs ||
     (a.deadlineNs === b.deadlineNs && a.sequence < b.sequence);
 }

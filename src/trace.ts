@@ -42,7 +42,11 @@ export class Trace {
   };
   readonly #report: (error: unknown) => void;
 
-  /** @param report receives what a listener throws */
+  /**
+   * Made by the context.
+   *
+   * @param report receives what a listener throws
+   */
   constructor(report: (error: unknown) => void) {
     this.#report = report;
   }

@@ -1,0 +1,37 @@
+/**
+ * What callbacks throw, kept until the iteration they ran in is over.
+ *
+ * A callback that throws must not keep others from running, and must not be silent either. Each
+ * iteration, nested ones too, collects its own errors and throws them at its end.
+ */
+
+/** Errors of one iteration at a time. */
+export class CallbackErrors {
+  #errors: unknown[] | null = null;
+
+  /** Keeps an error; bound, as everybody who runs callbacks is given it. */
+  readonly report = (error: unknown): void => {
+    (this.#errors ??= []).push(error);
+  };
+
+  /** Begins an iteration; returns what the outer one has collected so far, for `end`. */
+  begin(): unknown[] | null {
+    const outer = this.#errors;
+    this.#errors = null;
+    return outer;
+  }
+
+  /**
+   * Ends an iteration.
+   *
+   * @param outer what `begin` returned
+   * @throws the error of a callback, or an AggregateError of several
+   */
+  end(outer: unknown[] | null): void {
+    const errors = this.#errors;
+    this.#errors = outer;
+    if (errors === null) return;
+    if (errors.length === 1) throw errors[0];
+    throw new AggregateError(errors, `${errors.length} callbacks failed in one iteration`);
+  }
+}

@@ -1,0 +1,60 @@
+/**
+ * What a context is made from and what it tells about itself. Types only.
+ */
+import type { Clock } from "./clock.ts";
+import type { FdmonName } from "./fdmon.ts";
+import type { PollParams } from "./polling_time.ts";
+
+/** Options of a context. */
+export interface AioContextOptions {
+  /** The backend to use; the best that works where not given. */
+  fdmon?: FdmonName;
+  /** First poll parameters; the others have their defaults. */
+  pollParams?: Partial<PollParams>;
+  /** The source of time; the system's monotonic clock where not given. */
+  clock?: Clock;
+  /** Path of an own build of the shim. */
+  shim?: string;
+  /** Path of liburing.so.2. */
+  liburing?: string;
+}
+
+/** Which backend a context uses. */
+export interface FdmonInfo {
+  /** Its name. */
+  readonly name: FdmonName;
+  /** Why this one, and why not a better one. */
+  readonly reason: string;
+}
+
+/** Counters since the context was made, and sizes now. Times in ns. */
+export interface AioStats {
+  /** Calls of poll, nested ones included. */
+  polls: number;
+  /** Times the backend was asked for events. */
+  waits: number;
+  /** System calls made by this context. */
+  systemCalls: number;
+  /** Runs of poll mode. */
+  pollRuns: number;
+  /** Runs of poll mode that found work. */
+  pollHits: number;
+  /** Time spent in poll mode. */
+  pollModeNs: number;
+  /** Handlers that left the poll list because they were idle. */
+  idleRemovals: number;
+  /** Callbacks of handlers dispatched. */
+  dispatches: number;
+  /** Handlers set now. */
+  handlers: number;
+  /** Handlers on the poll list now; the context's own notifier can be one more. */
+  listed: number;
+  /** Handlers ready and not dispatched yet. */
+  ready: number;
+  /** Handlers deleted and not released yet. */
+  deleted: number;
+  /** Timers armed now. */
+  timers: number;
+  /** Bottom halves scheduled now. */
+  bottomHalves: number;
+}

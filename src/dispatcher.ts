@@ -1,0 +1,119 @@
+/**
+ * Dispatch: runs the callbacks of ready handlers, one handler after the other.
+ *
+ * The ready list is emptied from its front, so a nested poll that dispatches finds what its
+ * callers had not come to yet, and they find it done. A handler with a poll callback joins the
+ * poll list here: activity is likely to go on. While its ioPollReady runs it must not be found by
+ * a nested poll, which therefore hides it first; without nesting the list is left alone.
+ */
+import { AioError } from "../ffi/errno.ts";
+import type { AioHandler } from "./aio_handler.ts";
+import type { ReadyList } from "./fdmon.ts";
+import type { HandlerRegistry } from "./handler_registry.ts";
+import type { PollMode } from "./poll_mode.ts";
+import type { Trace } from "./trace.ts";
+
+/** Runs callbacks of ready handlers. */
+export class Dispatcher {
+  /** Callbacks run, for stats(). */
+  calls = 0;
+  readonly #ready: ReadyList;
+  readonly #handlers: HandlerRegistry;
+  readonly #pollMode: PollMode;
+  readonly #trace: Trace;
+  readonly #report: (error: unknown) => void;
+  /** The handler whose ioPollReady is running, the innermost one. */
+  #running: AioHandler | null = null;
+
+  constructor(
+    ready: ReadyList,
+    handlers: HandlerRegistry,
+    pollMode: PollMode,
+    trace: Trace,
+    report: (error: unknown) => void,
+  ) {
+    this.#ready = ready;
+    this.#handlers = handlers;
+    this.#pollMode = pollMode;
+    this.#trace = trace;
+    this.#report = report;
+  }
+
+  /** An iteration begins: the handler whose ioPollReady called it, if any, must not be found. */
+  hideRunning(): void {
+    const running = this.#running;
+    if (running === null || !running.listed) return;
+    this.#pollMode.remove(running);
+    this.#handlers.fdmon.unpolled(running);
+  }
+
+  /**
+   * Dispatches the ready list.
+   *
+   * @param stopped asked before each handler; true leaves the others alone
+   * @returns true when a callback ran that is progress
+   */
+  run(stopped: () => boolean): boolean {
+    let progress = false;
+    while (!stopped()) {
+      const handler = this.#ready.shift();
+      if (handler === null) break;
+      progress = this.#dispatch(handler) || progress;
+    }
+    return progress;
+  }
+
+  #dispatch(handler: AioHandler): boolean {
+    const { revents, pollReady, watchErrno } = handler;
+    this.#handlers.forgetEvents(handler);
+    if (watchErrno !== 0) {
+      this.#report(new AioError(`Cannot watch fd ${handler.fd} any longer`, "poll", watchErrno));
+      this.#handlers.replace(handler, null);
+      return true;
+    }
+    if (handler.hasPoll && !handler.listed && !handler.running) this.#list(handler, revents);
+    if (handler.deleted) return false;
+    let ran = false;
+    if ((revents & handler.readEvents) !== 0) {
+      ran = this.#call(handler.ioRead!);
+    } else if (pollReady) {
+      ran = this.#callPollReady(handler);
+    }
+    if ((revents & handler.writeEvents) !== 0 && !handler.deleted) {
+      ran = this.#call(handler.ioWrite!);
+    }
+    return ran && !handler.isNotifier;
+  }
+
+  #list(handler: AioHandler, revents: number): void {
+    if (this.#trace.wants("poll_add")) {
+      this.#trace.emit("poll_add", { handler: handler.id, fd: handler.fd, revents });
+    }
+    this.#pollMode.add(handler);
+  }
+
+  #call(callback: () => void): boolean {
+    this.calls++;
+    try {
+      callback();
+    } catch (error) {
+      this.#report(error);
+    }
+    return true;
+  }
+
+  #callPollReady(handler: AioHandler): boolean {
+    const outer = this.#running;
+    this.#running = handler;
+    handler.running = true;
+    this.#call(handler.ioPollReady!);
+    handler.running = false;
+    this.#running = outer;
+    if (!handler.listed && !handler.deleted && !this.#handlers.isSilenced(handler)) {
+      // A nested poll took it off the list; what came meanwhile is looked for here.
+      this.#pollMode.add(handler);
+      this.#pollMode.pollOnce(handler);
+    }
+    return true;
+  }
+}

@@ -1,0 +1,194 @@
+/**
+ * The handlers of one context: who is registered for which fd, who is deleted and not yet
+ * released, whom external-disable silences, and which backend watches them.
+ *
+ * A handler is replaced, never changed. Deleting one takes effect at once for every observer; its
+ * callbacks are let go of when the outermost iteration ends, as one of them may be running.
+ * Invariants: a live handler is on `#all` and in `#byFd`; the backend watches exactly the live
+ * ones that are not silenced, and the notifier.
+ */
+import { AioError, Errno } from "../ffi/errno.ts";
+import type { AioHandler } from "./aio_handler.ts";
+import type { Fdmon, FdmonName } from "./fdmon.ts";
+import { fallBackToPoll, type FdmonChoice, type FdmonParts, selectFdmon } from "./fdmon_select.ts";
+import { IntrusiveList } from "./intrusive_list.ts";
+import type { PollMode } from "./poll_mode.ts";
+
+/** Registered handlers and the backend that watches them. */
+export class HandlerRegistry {
+  /** Above 0 while an iteration runs that may hold on to a handler. */
+  walkDepth = 0;
+  readonly #parts: FdmonParts;
+  readonly #pollMode: PollMode;
+  readonly #notifier: AioHandler;
+  readonly #changed: () => void;
+  readonly #byFd = new Map<number, AioHandler>();
+  readonly #all = new IntrusiveList<AioHandler>();
+  readonly #deleted = new IntrusiveList<AioHandler>();
+  #choice: FdmonChoice;
+  #externalDisabled = 0;
+
+  /**
+   * @param name the backend to use; undefined: the best
+   * @param changed called when the loop must not sleep on what it knew before
+   * @throws {AioError} when the backend cannot be had
+   */
+  constructor(
+    name: FdmonName | undefined,
+    parts: FdmonParts,
+    pollMode: PollMode,
+    notifier: AioHandler,
+    changed: () => void,
+  ) {
+    this.#parts = parts;
+    this.#pollMode = pollMode;
+    this.#notifier = notifier;
+    this.#changed = changed;
+    this.#choice = selectFdmon(name, parts);
+    this.fdmon.update(null, notifier);
+  }
+
+  get fdmon(): Fdmon {
+    return this.#choice.fdmon;
+  }
+
+  /** Why this backend. */
+  get reason(): string {
+    return this.#choice.reason;
+  }
+
+  /** Live handlers. */
+  get size(): number {
+    return this.#all.size;
+  }
+
+  /** Deleted handlers that are not released yet. */
+  get deletedSize(): number {
+    return this.#deleted.size;
+  }
+
+  /** The live handler of an fd, or null. */
+  get(fd: number): AioHandler | null {
+    return this.#byFd.get(fd) ?? null;
+  }
+
+  /** Whether external-disable keeps the handler from running. */
+  isSilenced(handler: AioHandler): boolean {
+    return handler.isExternal && this.#externalDisabled !== 0;
+  }
+
+  /**
+   * Puts `replacement` in the place of `old`; either can be null.
+   *
+   * @throws {AioError} when the backend refuses; nothing has changed then
+   */
+  replace(old: AioHandler | null, replacement: AioHandler | null): void {
+    const watched = old !== null && old.watched ? old : null;
+    const toWatch = replacement === null || this.isSilenced(replacement) ? null : replacement;
+    if (watched !== null || toWatch !== null) this.#updateFdmon(watched, toWatch);
+    this.#changed();
+    if (old !== null) this.#markDeleted(old);
+    if (replacement !== null) {
+      this.#byFd.set(replacement.fd, replacement);
+      this.#all.append(replacement.allLink);
+      if (replacement.pollWord !== null) replacement.pollWord.owner = replacement;
+    }
+  }
+
+  /** From here on no callback of the handler runs, but the ioPollEnd that is due. */
+  #markDeleted(handler: AioHandler): void {
+    handler.deleted = true;
+    this.#byFd.delete(handler.fd);
+    this.#all.remove(handler.allLink);
+    this.forgetEvents(handler);
+    if (handler.pollWord !== null) handler.pollWord.owner = null;
+    if (handler.listed) this.#pollMode.remove(handler);
+    if (this.walkDepth === 0) handler.release();
+    else this.#deleted.append(handler.allLink);
+  }
+
+  /** Takes a handler off the ready list with all that it was there for. */
+  forgetEvents(handler: AioHandler): void {
+    if (handler.readyLink.list !== null) this.#parts.ready.remove(handler.readyLink);
+    handler.revents = handler.watchErrno = 0;
+    handler.pollReady = handler.adjusted = false;
+  }
+
+  /** Lets go of what was deleted; called when no iteration runs any more. */
+  releaseDeleted(): void {
+    for (let handler = this.#deleted.shift(); handler !== null; handler = this.#deleted.shift()) {
+      handler.release();
+    }
+  }
+
+  /** Zeroes the polling time of all handlers and forgets their idle deadlines. */
+  resetPolling(): void {
+    this.#pollMode.setPollNs(this.#notifier, 0);
+    for (let link = this.#all.first; link !== null; link = link.next) {
+      this.#pollMode.setPollNs(link.member, 0);
+    }
+    this.#pollMode.disarm();
+    this.#changed();
+  }
+
+  /** Silences external handlers; counts. */
+  disableExternal(): void {
+    if (this.#externalDisabled++ !== 0) return;
+    for (const handler of this.#externalHandlers()) {
+      if (handler.deleted) continue;
+      this.fdmon.update(handler, null);
+      this.forgetEvents(handler);
+      if (handler.listed) this.#pollMode.remove(handler);
+    }
+  }
+
+  /** Takes one `disableExternal` back; with the last, the handlers hear of what came meanwhile. */
+  enableExternal(): void {
+    if (this.#externalDisabled === 0) {
+      throw new RangeError("Cannot enable external handlers as they are not disabled");
+    }
+    if (--this.#externalDisabled !== 0) return;
+    this.#changed();
+    for (const handler of this.#externalHandlers()) {
+      if (handler.deleted || handler.watched) continue;
+      this.#updateFdmon(null, handler);
+      // What came while nobody polled was perhaps not signalled either.
+      this.#pollMode.pollOnce(handler);
+    }
+  }
+
+  /** The external handlers now: callbacks run while they are walked and may change the list. */
+  #externalHandlers(): AioHandler[] {
+    const handlers: AioHandler[] = [];
+    for (let link = this.#all.first; link !== null; link = link.next) {
+      if (link.member.isExternal) handlers.push(link.member);
+    }
+    return handlers;
+  }
+
+  /** Tells the backend; epoll is given up for poll when it refuses an fd for its kind. */
+  #updateFdmon(old: AioHandler | null, replacement: AioHandler | null): void {
+    try {
+      this.fdmon.update(old, replacement);
+    } catch (error) {
+      const refused = error instanceof AioError && error.errno === Errno.EPERM;
+      if (!refused || this.fdmon.name !== "epoll" || replacement === null) throw error;
+      this.fdmon.dispose();
+      this.#choice = fallBackToPoll(this.#parts, replacement.fd);
+      this.fdmon.update(null, this.#notifier);
+      for (let link = this.#all.first; link !== null; link = link.next) {
+        if (link.member.watched && link.member !== old) this.fdmon.update(null, link.member);
+      }
+      this.fdmon.update(null, replacement);
+    }
+  }
+
+  /** Deletes all handlers, with the ioPollEnd that is due, and gives the backend back. */
+  dispose(): void {
+    for (let link = this.#all.first; link !== null; link = this.#all.first) {
+      this.#markDeleted(link.member);
+    }
+    this.releaseDeleted();
+    this.fdmon.dispose();
+  }
+}
