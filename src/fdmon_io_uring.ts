@@ -84,8 +84,9 @@ export class FdmonIoUring implements Fdmon {
       this.#enter(block ? 1 : 0, timeoutNs);
     }
     this.#reap();
-    // A full CQ ring made the kernel keep completions back: it posts them as room appears.
-    while (ring.overflowed) {
+    // A full CQ ring made the kernel keep completions back: it posts them as room appears. And one
+    // enter brings in only so many, which may all be ends of requests that nobody waits for.
+    while (ring.overflowed || (ring.needsEnter && this.#ready.size === 0)) {
       this.#enter(0, 0);
       this.#reap();
     }
