@@ -64,7 +64,6 @@ export class AioContext implements Disposable {
   readonly #errors = new CallbackErrors();
   readonly #handlers: HandlerRegistry;
   readonly #dispatcher: Dispatcher;
-  readonly #ready = new IntrusiveList<AioHandler>();
   readonly #stopped = (): boolean => this.#disposed;
   #params: PollParams;
   /** Something changed since the timeout was computed: do not sleep on it. */
@@ -112,7 +111,7 @@ export class AioContext implements Disposable {
     );
     const spin = new Spin<AioHandler>(shim, this.#notifier.words);
     const { trace } = this;
-    const ready = this.#ready;
+    const ready = new IntrusiveList<AioHandler>();
     this.#pollMode = new PollMode({ spin, ready, clock: this.#clock, trace, notifier, report });
     const parts = { system: this.#system, spin, ready, liburing: options.liburing };
     try {
@@ -241,7 +240,7 @@ export class AioContext implements Disposable {
       dispatches: this.#dispatcher.calls,
       handlers: this.#handlers.size,
       listed: this.#pollMode.size,
-      ready: this.#ready.size,
+      ready: this.#dispatcher.pending,
       deleted: this.#handlers.deletedSize,
       timers: this.#timers.size,
       bottomHalves: this.#bottomHalves.urgentCount + this.#bottomHalves.idleCount,
@@ -291,7 +290,7 @@ export class AioContext implements Disposable {
 
   /** How long the loop may sleep, in ns; negative: for ever. */
   #computeTimeout(startNs: number): number {
-    if (this.#ready.size !== 0 || this.#bottomHalves.urgentCount !== 0) return 0;
+    if (this.#dispatcher.pending !== 0 || this.#bottomHalves.urgentCount !== 0) return 0;
     const idleNs = this.#bottomHalves.idleCount === 0 ? -1 : IDLE_BOTTOM_HALF_NS;
     const soonestNs = this.#timers.soonestNs;
     if (soonestNs === Infinity) return idleNs;

@@ -1,8 +1,10 @@
 /**
  * Dispatch: runs the callbacks of ready handlers, one handler after the other.
  *
- * The ready list is emptied from its front, so a nested poll that dispatches finds what its
- * callers had not come to yet, and they find it done. A handler with a poll callback joins the
+ * A run takes the whole ready list as its batch and empties it from the front: a handler that
+ * becomes ready meanwhile waits for the next run, so none can keep an iteration for itself. A
+ * nested poll draws from the same batch, so it finds what its callers had not come to yet, and
+ * they find it done. A handler with a poll callback joins the
  * poll list here: activity is likely to go on. While its ioPollReady runs it must not be found by
  * a nested poll, which therefore hides it first; without nesting the list is left alone.
  */
@@ -10,6 +12,7 @@ import { AioError } from "../ffi/errno.ts";
 import type { AioHandler } from "./aio_handler.ts";
 import type { ReadyList } from "./fdmon.ts";
 import type { HandlerRegistry } from "./handler_registry.ts";
+import { IntrusiveList } from "./intrusive_list.ts";
 import type { PollMode } from "./poll_mode.ts";
 import type { Trace } from "./trace.ts";
 
@@ -22,6 +25,8 @@ export class Dispatcher {
   readonly #pollMode: PollMode;
   readonly #trace: Trace;
   readonly #report: (error: unknown) => void;
+  /** Ready handlers that a run is about to dispatch. */
+  readonly #batch = new IntrusiveList<AioHandler>();
   /** The handler whose ioPollReady is running, the innermost one. */
   #running: AioHandler | null = null;
 
@@ -39,6 +44,11 @@ export class Dispatcher {
     this.#report = report;
   }
 
+  /** Ready handlers that have not been dispatched. */
+  get pending(): number {
+    return this.#ready.size + this.#batch.size;
+  }
+
   /** An iteration begins: the handler whose ioPollReady called it, if any, must not be found. */
   hideRunning(): void {
     const running = this.#running;
@@ -48,15 +58,16 @@ export class Dispatcher {
   }
 
   /**
-   * Dispatches the ready list.
+   * Dispatches what is ready now.
    *
    * @param stopped asked before each handler; true leaves the others alone
    * @returns true when a callback ran that is progress
    */
   run(stopped: () => boolean): boolean {
     let progress = false;
+    if (this.#ready.size !== 0) this.#batch.takeAll(this.#ready);
     while (!stopped()) {
-      const handler = this.#ready.shift();
+      const handler = this.#batch.shift();
       if (handler === null) break;
       progress = this.#dispatch(handler) || progress;
     }

@@ -109,7 +109,7 @@ export class HandlerRegistry {
 
   /** Takes a handler off the ready list with all that it was there for. */
   forgetEvents(handler: AioHandler): void {
-    if (handler.readyLink.list !== null) this.#parts.ready.remove(handler.readyLink);
+    handler.readyLink.list?.remove(handler.readyLink);
     handler.revents = handler.watchErrno = 0;
     handler.pollReady = handler.adjusted = false;
   }

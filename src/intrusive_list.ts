@@ -60,9 +60,17 @@ export class IntrusiveList<Member> {
 
   /** Moves all members of `other` to the end of this list. */
   takeAll(other: IntrusiveList<Member>): void {
-    for (let link = other.first; link !== null; link = other.first) {
-      other.remove(link);
-      this.append(link);
+    const first = other.first;
+    if (first === null) return;
+    for (let link: ListLink<Member> | null = first; link !== null; link = link.next) {
+      link.list = this;
     }
+    first.previous = this.last;
+    if (this.last === null) this.first = first;
+    else this.last.next = first;
+    this.last = other.last;
+    this.size += other.size;
+    other.first = other.last = null;
+    other.size = 0;
   }
 }
