@@ -352,8 +352,8 @@ export class AioContext implements Disposable {
       } catch (error) {
         this.#errors.report(error);
       }
-      if (this.#params.maxNs !== 0) this.#endNs = this.#clock.now();
     }
+    if ((found || !skip) && this.#params.maxNs !== 0) this.#endNs = this.#clock.now();
     if (mayBlock) this.#notifier.withdraw();
   }
 
