@@ -79,6 +79,11 @@ export class Ring {
   cqes: Int32Array<ArrayBuffer>;
   /** Words of the SQEs; see `nextSqe`. */
   sqes: Int32Array<ArrayBuffer>;
+  /**
+   * Its one element bounds the next wait, in ns; negative waits for ever. An array, as V8 may
+   * allocate for a double that is passed to a function.
+   */
+  readonly timeoutNs: Float64Array<ArrayBuffer> = new Float64Array(1);
   readonly #liburing: Liburing;
   readonly #system: System;
   readonly #ring = new BigUint64Array(RING_BYTES / 8);
@@ -86,6 +91,9 @@ export class Ring {
   readonly #enterFlags: number;
   readonly #extArg = allocateNative(Number(EXT_ARG_BYTES));
   readonly #timespec = allocateNative(16);
+  /** Halves of its address. */
+  readonly #timespecLow = Number(this.#timespec.address & 0xffff_ffffn);
+  readonly #timespecHigh = Number(this.#timespec.address >> 32n);
   readonly #sqMask: number;
   readonly #cqMask: number;
   #sqHead: Int32Array<ArrayBuffer>;
@@ -206,13 +214,13 @@ export class Ring {
   }
 
   /**
-   * Submits what is unsubmitted, waits for `minComplete` completions, and has the kernel post the
-   * ones it holds back: one system call.
+   * Submits what is unsubmitted, waits for `minComplete` completions for as long as `timeoutNs`
+   * says, and has the kernel post the ones it holds back: one system call.
    *
-   * @param timeoutNs bound of the wait; negative waits for ever
    * @returns SQEs taken, or -errno (ETIME: the time was up)
    */
-  enter(minComplete: number, timeoutNs: number): number {
+  enter(minComplete: number): number {
+    const timeoutNs = this.timeoutNs[0];
     const timed = timeoutNs >= 0 && minComplete > 0;
     if (timed) {
       const seconds = Math.min(Math.floor(timeoutNs / NS_PER_S), TIMEOUT_MAX_S);
@@ -220,9 +228,8 @@ export class Ring {
       this.#timespec.u32[2] = Math.min(timeoutNs - seconds * NS_PER_S, NS_PER_S - 1);
     }
     const argument = this.#extArg.u32;
-    const address = timed ? Number(this.#timespec.address) : 0;
-    argument[4] = address >>> 0;
-    argument[5] = address / 0x1_0000_0000;
+    argument[4] = timed ? this.#timespecLow : 0;
+    argument[5] = timed ? this.#timespecHigh : 0;
     this.#system.calls++;
     return this.#liburing.io_uring_enter2(
       this.#fd,

@@ -9,8 +9,10 @@
 export const shimSymbols = {
   // double aio_now(void)
   aio_now: { parameters: [], result: "f64" },
-  // int32_t aio_spin(struct aio_spin *spin, double deadline_ns)
-  aio_spin: { parameters: ["pointer", "f64"], result: "i32" },
+  // void aio_now_into(double *now_ns)
+  aio_now_into: { parameters: ["pointer"], result: "void" },
+  // int32_t aio_spin(struct aio_spin *spin)
+  aio_spin: { parameters: ["pointer"], result: "i32" },
   // int32_t aio_eventfd(void)
   aio_eventfd: { parameters: [], result: "i32" },
   // int32_t aio_eventfd_signal(int32_t fd)
@@ -25,10 +27,10 @@ export const shimSymbols = {
   aio_epoll_create: { parameters: [], result: "i32" },
   // int32_t aio_epoll_ctl(int32_t epoll_fd, int32_t op, int32_t fd, uint32_t events, uint32_t data)
   aio_epoll_ctl: { parameters: ["i32", "i32", "i32", "u32", "u32"], result: "i32" },
-  // int32_t aio_epoll_wait(int32_t epoll_fd, void *events, uint32_t capacity, double timeout_ns)
-  aio_epoll_wait: { parameters: ["i32", "pointer", "u32", "f64"], result: "i32" },
-  // int32_t aio_ppoll(void *fds, uint32_t count, double timeout_ns)
-  aio_ppoll: { parameters: ["pointer", "u32", "f64"], result: "i32" },
+  // int32_t aio_epoll_wait(int32_t epoll_fd, void *events, uint32_t capacity, const double *timeout_ns)
+  aio_epoll_wait: { parameters: ["i32", "pointer", "u32", "pointer"], result: "i32" },
+  // int32_t aio_ppoll(void *fds, uint32_t count, const double *timeout_ns)
+  aio_ppoll: { parameters: ["pointer", "u32", "pointer"], result: "i32" },
   // int32_t aio_pread(int32_t fd, void *buffer, uint32_t length, double offset)
   aio_pread: { parameters: ["i32", "pointer", "u32", "f64"], result: "i32" },
   // int32_t aio_guest_run(struct aio_guest *guest): runs until told to stop, so on its own thread

@@ -13,14 +13,17 @@ import type { Shim } from "./shim_symbols.ts";
 /** Bits of the result of `Spin.run`. */
 export const SpinResult = { hit: 1, completion: 2, sqFlags: 4, notified: 8 } as const;
 
+/** Elements of `Spin.times`. */
+export const SpinTime = { end: 0, deadline: 1 } as const;
+
 /** Widths of a poll word, in bits. */
 export type WordBits = 16 | 32 | 64;
 
 // 32-bit word offsets in struct aio_spin.
 const CQ_HEAD = 0, CQ_TAIL = 2, SQ_FLAGS = 4, NOTIFIED = 6, WORDS = 8, HITS = 14;
 const COUNTS = 16, SQ_FLAGS_MASK = 19, HIT_COUNT = 20;
-const END_NS = 11;
-const STRUCT_BYTES = 96;
+const TIMES_BYTE = 88;
+const STRUCT_BYTES = 104;
 
 const ENTRY_WORDS = 4;
 const SEEN_WORD = 2;
@@ -128,6 +131,11 @@ class WordTable<Owner> {
 
 /** Poll words, the completion queue, the SQ flags and the notifier, watched in one C call. */
 export class Spin<Owner> {
+  /**
+   * Times in ns, indexed by `SpinTime`: when the next `run` has to end, and when the last one did.
+   * An array, as V8 may allocate for a double that is passed or returned.
+   */
+  readonly times: Float64Array<ArrayBuffer>;
   readonly #shim: Shim;
   readonly #memory = allocateNative(STRUCT_BYTES);
   readonly #tables = [new WordTable<Owner>(), new WordTable<Owner>(), new WordTable<Owner>()];
@@ -138,6 +146,7 @@ export class Spin<Owner> {
   /** @param notified shared words of the notifier; the first one is watched */
   constructor(shim: Shim, notified: Int32Array<SharedArrayBuffer>) {
     this.#shim = shim;
+    this.times = new Float64Array(this.#memory.buffer, TIMES_BYTE, 2);
     storeU64(this.#memory.u32, NOTIFIED, addressOfShared(notified.buffer));
     this.unwatchRing();
     this.#describeTables();
@@ -178,13 +187,13 @@ export class Spin<Owner> {
   }
 
   /**
-   * Spins until something changes or the clock reaches `deadlineNs`; at least one full pass. With
+   * Spins until something changes or the clock reaches the deadline; at least one full pass. With
    * a deadline of 0 it is exactly one pass after a full memory barrier.
    *
    * @returns bits of SpinResult; 0 when the time was up
    */
-  run(deadlineNs: number): number {
-    return this.#shim.aio_spin(this.#memory.pointer, deadlineNs);
+  run(): number {
+    return this.#shim.aio_spin(this.#memory.pointer);
   }
 
   /** Words that had changed in the last pass of `run`. */
@@ -196,11 +205,6 @@ export class Spin<Owner> {
   hit(number: number): Owner {
     const code = this.#hits.u32[number];
     return this.#tables[code >>> HIT_TABLE_SHIFT].owners[code & HIT_INDEX_MASK];
-  }
-
-  /** Clock reading at the end of the last `run`. */
-  get endNs(): number {
-    return this.#memory.f64[END_NS];
   }
 
   #describeTables(): void {

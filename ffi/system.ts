@@ -5,7 +5,7 @@
  * errno the caller has to tell apart return it; the others throw.
  */
 import { AioError, check, Errno } from "./errno.ts";
-import type { NativeMemory } from "./memory.ts";
+import { allocateNative, type NativeMemory } from "./memory.ts";
 import type { Shim } from "./shim_symbols.ts";
 
 /** `op` of epoll_ctl(2). */
@@ -18,10 +18,17 @@ export const PollEvent = { in: 0x1, out: 0x4, error: 0x8, hangUp: 0x10, invalid:
 export class System {
   /** System calls made through this object, and by the ring that counts here too. */
   calls = 0;
+  /**
+   * Its one element bounds the next epollWait or ppoll, in ns; negative waits for ever. An array,
+   * as V8 may allocate for a double that is passed to a function.
+   */
+  readonly timeoutNs: Float64Array<ArrayBuffer>;
+  readonly #timeout = allocateNative(8);
   readonly #shim: Shim;
 
   constructor(shim: Shim) {
     this.#shim = shim;
+    this.timeoutNs = this.#timeout.f64;
   }
 
   /** CLOCK_MONOTONIC in nanoseconds; no system call. */
@@ -88,15 +95,15 @@ export class System {
     return this.#shim.aio_epoll_ctl(epollFd, op, fd, events, data);
   }
 
-  /** epoll_pwait2(2); the number of events or -errno. A negative timeout waits for ever. */
-  epollWait(epollFd: number, events: NativeMemory, capacity: number, timeoutNs: number): number {
+  /** epoll_pwait2(2), bounded by `timeoutNs`; the number of events or -errno. */
+  epollWait(epollFd: number, events: NativeMemory, capacity: number): number {
     this.calls++;
-    return this.#shim.aio_epoll_wait(epollFd, events.pointer, capacity, timeoutNs);
+    return this.#shim.aio_epoll_wait(epollFd, events.pointer, capacity, this.#timeout.pointer);
   }
 
-  /** ppoll(2); the number of ready fds or -errno. A negative timeout waits for ever. */
-  ppoll(fds: NativeMemory, count: number, timeoutNs: number): number {
+  /** ppoll(2), bounded by `timeoutNs`; the number of ready fds or -errno. */
+  ppoll(fds: NativeMemory, count: number): number {
     this.calls++;
-    return this.#shim.aio_ppoll(fds.pointer, count, timeoutNs);
+    return this.#shim.aio_ppoll(fds.pointer, count, this.#timeout.pointer);
   }
 }

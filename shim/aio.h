@@ -45,10 +45,12 @@ struct aio_spin {
 	uint32_t hit_count;          /*  80: out */
 	uint32_t reserved;           /*  84 */
 	double end_ns;               /*  88: out, the clock when it ended */
+	double deadline_ns;          /*  96: when to end, or 0: see spin.c */
 };
 
 AIO_EXPORT double aio_now(void);
-AIO_EXPORT int32_t aio_spin(struct aio_spin *spin, double deadline_ns);
+AIO_EXPORT void aio_now_into(double *now_ns);
+AIO_EXPORT int32_t aio_spin(struct aio_spin *spin);
 
 AIO_EXPORT int32_t aio_eventfd(void);
 AIO_EXPORT int32_t aio_eventfd_signal(int32_t fd);
@@ -59,8 +61,9 @@ AIO_EXPORT int32_t aio_epoll_create(void);
 AIO_EXPORT int32_t aio_epoll_ctl(int32_t epoll_fd, int32_t op, int32_t fd,
 				 uint32_t events, uint32_t data);
 AIO_EXPORT int32_t aio_epoll_wait(int32_t epoll_fd, void *events,
-				  uint32_t capacity, double timeout_ns);
-AIO_EXPORT int32_t aio_ppoll(void *fds, uint32_t count, double timeout_ns);
+				  uint32_t capacity, const double *timeout_ns);
+AIO_EXPORT int32_t aio_ppoll(void *fds, uint32_t count,
+			     const double *timeout_ns);
 AIO_EXPORT int32_t aio_pread(int32_t fd, void *buffer, uint32_t length,
 			     double offset);
 

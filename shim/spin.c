@@ -37,6 +37,12 @@ double aio_now(void)
 	return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
 }
 
+/* For callers that would have to allocate for a double that is returned. */
+void aio_now_into(double *now_ns)
+{
+	*now_ns = aio_now();
+}
+
 /*
  * The words are relaxed atomic loads: a hit is only a hint that sends the
  * caller to read the word again with an ordering of its own.
@@ -83,12 +89,12 @@ static uint32_t scan_words(struct aio_spin *spin)
  * its look at "notify me". The partner of the notified load is the waker's
  * store; a lost race there is caught by the announcement before the wait.
  */
-int32_t aio_spin(struct aio_spin *spin, double deadline_ns)
+int32_t aio_spin(struct aio_spin *spin)
 {
 	uint32_t words = spin->count16 + spin->count32 + spin->count64;
 	uint32_t budget = 0;
 
-	if (deadline_ns == 0)
+	if (spin->deadline_ns == 0)
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	for (;;) {
 		uint32_t result = 0;
@@ -110,7 +116,7 @@ int32_t aio_spin(struct aio_spin *spin, double deadline_ns)
 		}
 		if (budget <= words + WORDS_PER_PASS) {
 			spin->end_ns = aio_now();
-			if (spin->end_ns >= deadline_ns)
+			if (spin->end_ns >= spin->deadline_ns)
 				return 0;
 			budget = WORDS_PER_CLOCK_READ;
 		} else {

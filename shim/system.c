@@ -101,14 +101,14 @@ int32_t aio_epoll_ctl(int32_t epoll_fd, int32_t op, int32_t fd,
  * epoll fd keeps the precision at the price of a second call.
  */
 int32_t aio_epoll_wait(int32_t epoll_fd, void *events, uint32_t capacity,
-		       double timeout_ns)
+		       const double *timeout_ns)
 {
 	struct timespec storage;
-	struct timespec *timeout = to_timespec(timeout_ns, &storage);
+	struct timespec *timeout = to_timespec(*timeout_ns, &storage);
 	struct pollfd self = { .fd = epoll_fd, .events = POLLIN };
 	long count;
 
-	if (timeout_ns == 0)
+	if (*timeout_ns == 0)
 		return result(epoll_wait(epoll_fd, events, (int)capacity, 0));
 	count = syscall(SYS_epoll_pwait2, epoll_fd, events, (int)capacity,
 			timeout, NULL, 0);
@@ -120,11 +120,11 @@ int32_t aio_epoll_wait(int32_t epoll_fd, void *events, uint32_t capacity,
 	return result(epoll_wait(epoll_fd, events, (int)capacity, 0));
 }
 
-int32_t aio_ppoll(void *fds, uint32_t count, double timeout_ns)
+int32_t aio_ppoll(void *fds, uint32_t count, const double *timeout_ns)
 {
 	struct timespec storage;
 
-	return result(ppoll(fds, count, to_timespec(timeout_ns, &storage),
+	return result(ppoll(fds, count, to_timespec(*timeout_ns, &storage),
 			    NULL));
 }
 

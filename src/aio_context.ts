@@ -23,10 +23,17 @@ import {
 import { CallbackErrors } from "./callback_errors.ts";
 import { type Clock, SystemClock } from "./clock.ts";
 import { ContextNotifier, type RemoteContext } from "./context_notifier.ts";
-import type { AioContextOptions, AioStats, FdmonInfo } from "./context_types.ts";
+import {
+  type AioContextOptions,
+  type AioStats,
+  type FdmonInfo,
+  requireFunction,
+  validateContextOptions,
+} from "./context_types.ts";
 import { Dispatcher } from "./dispatcher.ts";
 import { HandlerRegistry } from "./handler_registry.ts";
 import { IntrusiveList } from "./intrusive_list.ts";
+import { IterationTimes } from "./iteration_times.ts";
 import { PollMode } from "./poll_mode.ts";
 import { DEFAULT_POLL_PARAMS, mergePollParams, type PollParams } from "./polling_time.ts";
 import { ListedTimer, type Timer, TimerList } from "./timer_list.ts";
@@ -68,9 +75,9 @@ export class AioContext implements Disposable {
   #params: PollParams;
   /** Something changed since the timeout was computed: do not sleep on it. */
   #changed = false;
-  /** This iteration's poll pass ran; the time when it or the wait ended. */
+  readonly #times: IterationTimes;
+  /** This iteration's poll pass ran. */
   #polled = false;
-  #endNs = 0;
   #skippedWaits = 0;
   #disposed = false;
   #tornDown = false;
@@ -86,13 +93,8 @@ export class AioContext implements Disposable {
    * @throws {TypeError} for bad options, or a RangeError
    */
   constructor(options: AioContextOptions = {}) {
-    if (typeof options !== "object" || options === null) {
-      throw new TypeError(`Cannot make a context as the options are no object: ${String(options)}`);
-    }
+    validateContextOptions(options);
     this.#params = mergePollParams(DEFAULT_POLL_PARAMS, options.pollParams ?? {});
-    if (options.clock !== undefined && typeof options.clock?.now !== "function") {
-      throw new TypeError("Cannot make a context as its clock has no now()");
-    }
     const shim = loadShim({ shim: options.shim });
     const { report } = this.#errors;
     const changed = () => {
@@ -110,23 +112,18 @@ export class AioContext implements Disposable {
       true,
     );
     const spin = new Spin<AioHandler>(shim, this.#notifier.words);
-    const { trace } = this;
     const ready = new IntrusiveList<AioHandler>();
-    this.#pollMode = new PollMode({ spin, ready, clock: this.#clock, trace, notifier, report });
-    const parts = { system: this.#system, spin, ready, liburing: options.liburing };
+    const times = this.#times = new IterationTimes(this.#clock);
+    this.#pollMode = new PollMode({ times, spin, ready, trace: this.trace, notifier, report });
+    const parts = { system: this.#system, spin, ready, times, liburing: options.liburing };
     try {
-      this.#handlers = new HandlerRegistry(
-        options.fdmon,
-        parts,
-        this.#pollMode,
-        notifier,
-        changed,
-      );
+      const { fdmon } = options;
+      this.#handlers = new HandlerRegistry(fdmon, parts, this.#pollMode, notifier, changed);
     } catch (error) {
       this.#notifier.dispose();
       throw error;
     }
-    this.#dispatcher = new Dispatcher(ready, this.#handlers, this.#pollMode, trace, report);
+    this.#dispatcher = new Dispatcher(ready, this.#handlers, this.#pollMode, this.trace, report);
   }
 
   /** The backend in use and why. */
@@ -263,9 +260,7 @@ export class AioContext implements Disposable {
     const outerErrors = this.#errors.begin();
     this.#polls++;
     let progress = this.#iterate(blocking);
-    if (this.#timers.size !== 0 && !this.#disposed) {
-      progress = this.#timers.run(this.#clock.now(), this.#stopped) || progress;
-    }
+    if (this.#timers.size !== 0 && !this.#disposed) progress = this.#runTimers() || progress;
     if (this.#disposed && this.#handlers.walkDepth === 0) this.#tearDown();
     this.#errors.end(outerErrors);
     return progress;
@@ -275,66 +270,80 @@ export class AioContext implements Disposable {
     this.#handlers.walkDepth++;
     this.#dispatcher.hideRunning();
     this.#changed = false;
-    const startNs = this.#params.maxNs === 0 ? 0 : this.#clock.now();
-    this.#endNs = startNs;
-    const timeoutNs = blocking ? this.#computeTimeout(startNs) : 0;
-    this.#wait(this.#pollUserspace(startNs, timeoutNs));
-    if (startNs !== 0) this.#pollMode.adjust(this.#endNs - startNs, this.#params);
+    const times = this.#times;
+    if (this.#params.maxNs !== 0 || this.#timers.size !== 0) times.start();
+    else times.startNs = 0;
+    times.endNs = times.startNs;
+    times.timeoutNs = 0;
+    if (blocking) this.#computeTimeout();
+    if (this.#pollMode.size !== 0) this.#pollUserspace();
+    else this.#polled = false;
+    this.#wait();
+    if (this.#params.maxNs !== 0) this.#pollMode.adjust(this.#params);
     this.#notifier.accept();
     let progress = this.#bottomHalves.run(this.#stopped);
     progress = this.#dispatcher.run(this.#stopped) || progress;
     this.#handlers.walkDepth--;
     if (this.#handlers.walkDepth === 0) this.#handlers.releaseDeleted();
+    // An iteration around this one must not sleep on what it knew before.
+    else this.#changed = true;
     return progress;
   }
 
-  /** How long the loop may sleep, in ns; negative: for ever. */
-  #computeTimeout(startNs: number): number {
-    if (this.#dispatcher.pending !== 0 || this.#bottomHalves.urgentCount !== 0) return 0;
-    const idleNs = this.#bottomHalves.idleCount === 0 ? -1 : IDLE_BOTTOM_HALF_NS;
-    const soonestNs = this.#timers.soonestNs;
-    if (soonestNs === Infinity) return idleNs;
-    const leftNs = Math.max(0, soonestNs - (startNs === 0 ? this.#clock.now() : startNs));
-    return idleNs < 0 ? leftNs : Math.min(leftNs, idleNs);
+  /** Fires what is due; what became due during the callbacks is left to the next iteration. */
+  #runTimers(): boolean {
+    const { endNs } = this.#times;
+    return this.#timers.soonestNs <= endNs && this.#timers.run(endNs, this.#stopped);
   }
 
-  /** Polls the poll list; returns what is left of the timeout, 0 when there is work. */
-  #pollUserspace(startNs: number, timeoutNs: number): number {
+  /** How long the loop may sleep. */
+  #computeTimeout(): void {
+    const times = this.#times;
+    if (this.#dispatcher.pending !== 0 || this.#bottomHalves.urgentCount !== 0) return;
+    times.timeoutNs = this.#bottomHalves.idleCount === 0 ? -1 : IDLE_BOTTOM_HALF_NS;
+    const { soonestNs } = this.#timers;
+    if (soonestNs === Infinity) return;
+    const leftNs = Math.max(0, soonestNs - times.startNs);
+    if (times.timeoutNs < 0 || leftNs < times.timeoutNs) times.timeoutNs = leftNs;
+  }
+
+  /** Polls the poll list; leaves 0 of the timeout when there is work. */
+  #pollUserspace(): void {
     const mode = this.#pollMode;
+    const times = this.#times;
     const { fdmon } = this.#handlers;
     this.#polled = false;
-    if (mode.size === 0) return timeoutNs;
     let maxNs = this.#params.maxNs === 0 ? 0 : mode.maxPollNs();
-    if (timeoutNs >= 0 && timeoutNs < maxNs) maxNs = timeoutNs;
+    if (times.timeoutNs >= 0 && times.timeoutNs < maxNs) maxNs = times.timeoutNs;
     if (maxNs !== 0) fdmon.beforePolling();
-    if (maxNs !== 0 && !fdmon.needWait()) {
-      mode.enter();
-    } else if (mode.started) {
-      // Their fds may be silent in poll mode, so the listed handlers get one pass all the same.
-      maxNs = 0;
-    } else {
-      return timeoutNs;
-    }
+    if (maxNs !== 0 && !fdmon.needWait()) mode.enter();
+    // Their fds may be silent in poll mode, so the listed handlers get one pass all the same.
+    else if (mode.started) maxNs = 0;
+    else return;
     const { trace } = this;
     if (trace.wants("run_poll_handlers_begin")) {
-      trace.emit("run_poll_handlers_begin", { maxNs, timeoutNs });
+      trace.emit("run_poll_handlers_begin", { maxNs, timeoutNs: times.timeoutNs });
     }
-    const beginNs = startNs === 0 ? this.#clock.now() : startNs;
-    mode.run(beginNs, maxNs, this.#params.idleNs, fdmon);
+    const timed = times.startNs !== 0;
+    if (!timed) times.start();
+    mode.run(maxNs, this.#params, fdmon);
     this.#polled = true;
-    if (startNs !== 0) this.#endNs = mode.endNs;
-    if (mode.interrupted) timeoutNs = 0;
-    else if (timeoutNs > 0) timeoutNs = Math.max(0, timeoutNs - (mode.endNs - beginNs));
+    if (mode.interrupted) times.timeoutNs = 0;
+    else if (times.timeoutNs > 0) {
+      times.timeoutNs = Math.max(0, times.timeoutNs - (times.endNs - times.startNs));
+    }
+    if (!timed) times.startNs = times.endNs = 0;
     if (trace.wants("run_poll_handlers_end")) {
+      const { timeoutNs } = times;
       trace.emit("run_poll_handlers_end", { progress: mode.progress, timeoutNs });
     }
-    return timeoutNs;
   }
 
   /** Sleeps and collects events; does neither when polling has made it unnecessary. */
-  #wait(timeoutNs: number): void {
+  #wait(): void {
     const { fdmon } = this.#handlers;
-    const mayBlock = timeoutNs !== 0 && !this.#changed;
+    const times = this.#times;
+    const mayBlock = times.timeoutNs !== 0 && !this.#changed;
     if (mayBlock) this.#notifier.announce();
     // Leaving poll mode runs callbacks, so what they changed is looked at afterwards.
     const leave = mayBlock && !this.#notifier.notified && this.#pollMode.started;
@@ -348,12 +357,12 @@ export class AioContext implements Disposable {
       this.#skippedWaits = 0;
       this.#waits++;
       try {
-        fdmon.wait(block ? timeoutNs : 0, this.#polled);
+        fdmon.wait(block, this.#polled);
       } catch (error) {
         this.#errors.report(error);
       }
     }
-    if ((found || !skip) && this.#params.maxNs !== 0) this.#endNs = this.#clock.now();
+    if ((found || !skip) && times.startNs !== 0) times.end();
     if (mayBlock) this.#notifier.withdraw();
   }
 
@@ -382,11 +391,5 @@ export class AioContext implements Disposable {
     this.#bottomHalves.clear();
     this.#handlers.dispose();
     this.#notifier.dispose();
-  }
-}
-
-function requireFunction(callback: unknown, what: string): void {
-  if (typeof callback !== "function") {
-    throw new TypeError(`Cannot ${what} as the callback is not a function: ${typeof callback}`);
   }
 }

@@ -2,9 +2,9 @@
  * Time as a parameter: the loop reads a Clock and never the machine's clock itself.
  *
  * The system clock is CLOCK_MONOTONIC read through the shim. A ManualClock stands still until it
- * is moved, so that tests of intervals need no sleep. The loop asks `native` whether C may read
- * the clock on its behalf while it spins.
+ * is moved, so that tests of intervals need no sleep.
  */
+import { allocateNative } from "../ffi/memory.ts";
 import type { Shim } from "../ffi/shim_symbols.ts";
 
 /** A source of time in nanoseconds since an arbitrary start; never goes back. */
@@ -15,10 +15,23 @@ export interface Clock {
 
 /** CLOCK_MONOTONIC. */
 export class SystemClock implements Clock {
+  /** The time of the last `sample`, in ns. */
+  readonly sampled: Float64Array<ArrayBuffer>;
+  readonly #pointer: Deno.PointerValue;
   readonly #now: () => number;
+  readonly #nowInto: (nowNs: Deno.PointerValue) => void;
 
   constructor(shim: Shim) {
+    const { f64, pointer } = allocateNative(8);
+    this.sampled = f64;
+    this.#pointer = pointer;
     this.#now = shim.aio_now;
+    this.#nowInto = shim.aio_now_into;
+  }
+
+  /** Reads the clock without allocating the number that `now` returns. */
+  sample(): void {
+    this.#nowInto(this.#pointer);
   }
 
   now(): number {

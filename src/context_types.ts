@@ -1,5 +1,5 @@
 /**
- * What a context is made from and what it tells about itself. Types only.
+ * What a context is made from, and what it tells about itself.
  */
 import type { Clock } from "./clock.ts";
 import type { FdmonName } from "./fdmon.ts";
@@ -57,4 +57,21 @@ export interface AioStats {
   timers: number;
   /** Bottom halves scheduled now. */
   bottomHalves: number;
+}
+
+/** Checks the options themselves; what is in them is checked by whoever it is for. */
+export function validateContextOptions(options: AioContextOptions): void {
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError(`Cannot make a context as the options are no object: ${String(options)}`);
+  }
+  if (options.clock !== undefined && typeof options.clock?.now !== "function") {
+    throw new TypeError("Cannot make a context as its clock has no now()");
+  }
+}
+
+/** Checks a callback; `what` says what it is for. */
+export function requireFunction(callback: unknown, what: string): void {
+  if (typeof callback !== "function") {
+    throw new TypeError(`Cannot ${what} as the callback is not a function: ${typeof callback}`);
+  }
 }

@@ -43,13 +43,14 @@ export interface Fdmon {
   readonly mayMissEvents: boolean;
 
   /**
-   * Collects ready handlers on the ready list it was made with, at most `timeoutNs` from now; 0
-   * does not block, negative blocks for ever. Returning without any is not an error.
+   * Collects ready handlers on the ready list it was made with. Returning without any is not an
+   * error.
    *
+   * @param block wait for as long as the iteration's `timeoutNs` says
    * @param polled the listed handlers have been polled in this iteration, so their fds may stay
    *   unwatched if this wait does not block
    */
-  wait(timeoutNs: number, polled: boolean): void;
+  wait(block: boolean, polled: boolean): void;
 
   /** Gives everything back to the system. */
   dispose(): void;

@@ -10,6 +10,7 @@ import { allocateNative } from "../ffi/memory.ts";
 import { EpollOp, type System } from "../ffi/system.ts";
 import type { AioHandler } from "./aio_handler.ts";
 import { type Fdmon, markReady, type ReadyList } from "./fdmon.ts";
+import type { IterationTimes } from "./iteration_times.ts";
 
 /** Events fetched by one wait; the others are still there at the next. */
 const EVENTS_MAX = 128;
@@ -24,6 +25,7 @@ export class FdmonEpoll implements Fdmon {
   readonly mayMissEvents = true;
   readonly #system: System;
   readonly #ready: ReadyList;
+  readonly #times: IterationTimes;
   readonly #fd: number;
   readonly #events = allocateNative(EVENTS_MAX * EVENT_WORDS * 4);
   readonly #slots: (AioHandler | null)[] = [null];
@@ -31,9 +33,10 @@ export class FdmonEpoll implements Fdmon {
   #withoutPoll = 0;
 
   /** @throws {AioError} when there is no epoll instance to be had */
-  constructor(system: System, ready: ReadyList) {
+  constructor(system: System, ready: ReadyList, times: IterationTimes) {
     this.#system = system;
     this.#ready = ready;
+    this.#times = times;
     this.#fd = system.epollCreate();
   }
 
@@ -87,8 +90,9 @@ export class FdmonEpoll implements Fdmon {
     return this.#withoutPoll !== 0;
   }
 
-  wait(timeoutNs: number): void {
-    const result = this.#system.epollWait(this.#fd, this.#events, EVENTS_MAX, timeoutNs);
+  wait(block: boolean): void {
+    this.#system.timeoutNs[0] = block ? this.#times.timeoutNs : 0;
+    const result = this.#system.epollWait(this.#fd, this.#events, EVENTS_MAX);
     // A signal ended the wait: to the loop that is a wait without events.
     if (result === -Errno.EINTR) return;
     const count = check(result, "Cannot wait for events", "epoll_wait");

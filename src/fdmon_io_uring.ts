@@ -19,6 +19,7 @@ import type { Spin } from "../ffi/spin.ts";
 import type { System } from "../ffi/system.ts";
 import type { AioHandler } from "./aio_handler.ts";
 import { type Fdmon, markFailed, markReady, type ReadyList } from "./fdmon.ts";
+import type { IterationTimes } from "./iteration_times.ts";
 
 /** armState of a handler. */
 const Arm = { idle: 0, pending: 1, held: 2, inFlight: 3, cancelling: 4 } as const;
@@ -33,6 +34,7 @@ export class FdmonIoUring implements Fdmon {
   readonly #ring: Ring;
   readonly #spin: Spin<AioHandler>;
   readonly #ready: ReadyList;
+  readonly #times: IterationTimes;
   readonly #slots: (AioHandler | null)[] = [null];
   readonly #freeSlots: number[] = [];
   /** To be armed by the next enter. */
@@ -41,10 +43,17 @@ export class FdmonIoUring implements Fdmon {
   readonly #held: AioHandler[] = [];
 
   /** @throws {AioError} when the ring cannot be set up */
-  constructor(liburing: Liburing, system: System, spin: Spin<AioHandler>, ready: ReadyList) {
+  constructor(
+    liburing: Liburing,
+    system: System,
+    spin: Spin<AioHandler>,
+    ready: ReadyList,
+    times: IterationTimes,
+  ) {
     this.#ring = new Ring(liburing, system);
     this.#spin = spin;
     this.#ready = ready;
+    this.#times = times;
     const { cqHead, cqTail, sqFlags } = this.#ring.addresses;
     spin.watchRing(cqHead, cqTail, sqFlags, SqFlag.taskrun | SqFlag.cqOverflow);
   }
@@ -63,7 +72,7 @@ export class FdmonIoUring implements Fdmon {
   beforePolling(): void {
     if (this.#pending.length === 0 && this.#ring.unsubmitted === 0) return;
     this.#arm(this.#pending);
-    this.#enter(0, 0);
+    this.#enter(0);
   }
 
   needWait(): boolean {
@@ -74,20 +83,19 @@ export class FdmonIoUring implements Fdmon {
     return this.#held.length !== 0;
   }
 
-  wait(timeoutNs: number, polled: boolean): void {
+  wait(block: boolean, polled: boolean): void {
     this.#arm(this.#pending);
-    if (timeoutNs !== 0 || !polled) this.#arm(this.#held);
+    if (block || !polled) this.#arm(this.#held);
     const ring = this.#ring;
     // Completions that are there already are not to be slept over.
-    const block = timeoutNs !== 0 && ring.completions() === 0;
-    if (block || ring.unsubmitted !== 0 || ring.needsEnter) {
-      this.#enter(block ? 1 : 0, timeoutNs);
-    }
+    const sleep = block && ring.completions() === 0;
+    if (sleep) ring.timeoutNs[0] = this.#times.timeoutNs;
+    if (sleep || ring.unsubmitted !== 0 || ring.needsEnter) this.#enter(sleep ? 1 : 0);
     this.#reap();
     // A full CQ ring made the kernel keep completions back: it posts them as room appears. And one
     // enter brings in only so many, which may all be ends of requests that nobody waits for.
     while (ring.overflowed || (ring.needsEnter && this.#ready.size === 0)) {
-      this.#enter(0, 0);
+      this.#enter(0);
       this.#reap();
     }
   }
@@ -147,7 +155,7 @@ export class FdmonIoUring implements Fdmon {
 
   /** A zeroed SQE; a full ring is submitted midway. */
   #sqe(): number {
-    if (this.#ring.full) this.#enter(0, 0);
+    if (this.#ring.full) this.#enter(0);
     return this.#ring.nextSqe();
   }
 
@@ -155,10 +163,10 @@ export class FdmonIoUring implements Fdmon {
    * Enters the kernel until all SQEs are taken and the wait is over. Completions stay in the ring
    * unless the kernel needs the room.
    */
-  #enter(minComplete: number, timeoutNs: number): void {
+  #enter(minComplete: number): void {
     const ring = this.#ring;
     for (let retries = 0;; retries++) {
-      const result = ring.enter(minComplete, timeoutNs);
+      const result = ring.enter(minComplete);
       if (result >= 0 && ring.unsubmitted === 0) return;
       // A signal or the time ends a wait; what could not be submitted has to be, all the same.
       if (result === -Errno.ETIME || result === -Errno.EINTR) {

@@ -10,6 +10,7 @@ import { allocateNative } from "../ffi/memory.ts";
 import { PollEvent, type System } from "../ffi/system.ts";
 import type { AioHandler } from "./aio_handler.ts";
 import { type Fdmon, markFailed, markReady, type ReadyList } from "./fdmon.ts";
+import type { IterationTimes } from "./iteration_times.ts";
 
 const POLLFD_WORDS = 2;
 const FIRST_CAPACITY = 64;
@@ -22,13 +23,15 @@ export class FdmonPoll implements Fdmon {
   readonly mayMissEvents = true;
   readonly #system: System;
   readonly #ready: ReadyList;
+  readonly #times: IterationTimes;
   readonly #handlers: AioHandler[] = [];
   #table = allocateNative(FIRST_CAPACITY * POLLFD_WORDS * 4);
   #withoutPoll = 0;
 
-  constructor(system: System, ready: ReadyList) {
+  constructor(system: System, ready: ReadyList, times: IterationTimes) {
     this.#system = system;
     this.#ready = ready;
+    this.#times = times;
   }
 
   update(old: AioHandler | null, replacement: AioHandler | null): void {
@@ -74,8 +77,9 @@ export class FdmonPoll implements Fdmon {
     return this.#withoutPoll !== 0;
   }
 
-  wait(timeoutNs: number): void {
-    const result = this.#system.ppoll(this.#table, this.#handlers.length, timeoutNs);
+  wait(block: boolean): void {
+    this.#system.timeoutNs[0] = block ? this.#times.timeoutNs : 0;
+    const result = this.#system.ppoll(this.#table, this.#handlers.length);
     // A signal ended the wait: to the loop that is a wait without events.
     if (result === -Errno.EINTR) return;
     if (result === -Errno.EINVAL) {

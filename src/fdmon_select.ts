@@ -15,12 +15,14 @@ import type { Fdmon, FdmonName, ReadyList } from "./fdmon.ts";
 import { FdmonEpoll } from "./fdmon_epoll.ts";
 import { FdmonIoUring } from "./fdmon_io_uring.ts";
 import { FdmonPoll } from "./fdmon_poll.ts";
+import type { IterationTimes } from "./iteration_times.ts";
 
 /** What the backends are made of. */
 export interface FdmonParts {
   readonly system: System;
   readonly spin: Spin<AioHandler>;
   readonly ready: ReadyList;
+  readonly times: IterationTimes;
   /** Path of liburing, where the user gave one. */
   readonly liburing?: string;
 }
@@ -66,14 +68,14 @@ export function selectFdmon(name: FdmonName | undefined, parts: FdmonParts): Fdm
 /** The backend for a context that has an fd which epoll refuses. */
 export function fallBackToPoll(parts: FdmonParts, fd: number): FdmonChoice {
   return {
-    fdmon: new FdmonPoll(parts.system, parts.ready),
+    fdmon: new FdmonPoll(parts.system, parts.ready, parts.times),
     reason: `epoll cannot watch fd ${fd}, such as a regular file (EPERM)`,
   };
 }
 
 function makeFdmon(name: FdmonName, parts: FdmonParts): Fdmon {
-  if (name === "poll") return new FdmonPoll(parts.system, parts.ready);
-  if (name === "epoll") return new FdmonEpoll(parts.system, parts.ready);
+  if (name === "poll") return new FdmonPoll(parts.system, parts.ready, parts.times);
+  if (name === "epoll") return new FdmonEpoll(parts.system, parts.ready, parts.times);
   const liburing = loadLiburing({ liburing: parts.liburing });
-  return new FdmonIoUring(liburing, parts.system, parts.spin, parts.ready);
+  return new FdmonIoUring(liburing, parts.system, parts.spin, parts.ready, parts.times);
 }

@@ -12,22 +12,24 @@
  * listed handler with `started`. What polling means for the timeout of the wait is decided by the
  * context; this file reports what it found.
  */
-import { type Spin, SpinResult } from "../ffi/spin.ts";
+import { type Spin, SpinResult, SpinTime } from "../ffi/spin.ts";
 import type { AioHandler } from "./aio_handler.ts";
-import { type Clock, SystemClock } from "./clock.ts";
 import type { Fdmon, ReadyList } from "./fdmon.ts";
 import { IntrusiveList, type ListLink } from "./intrusive_list.ts";
+import type { IterationTimes } from "./iteration_times.ts";
 import { nextPollNs, type PollParams } from "./polling_time.ts";
 import type { Trace } from "./trace.ts";
 
-/** A deadline for which the spin makes exactly one pass behind a barrier. */
-const ONE_PASS = 0;
+/** A deadline for which the spin makes exactly one pass, as it is over already. */
+const ONE_PASS = 1;
+/** The same behind a full memory barrier: what raced with ioPollEnd is seen. */
+const LAST_CHANCE = 0;
 
 /** What poll mode is made of. */
 export interface PollModeParts {
+  readonly times: IterationTimes;
   readonly spin: Spin<AioHandler>;
   readonly ready: ReadyList;
-  readonly clock: Clock;
   readonly trace: Trace;
   readonly notifier: AioHandler;
   /** Receives what callbacks throw. */
@@ -38,11 +40,10 @@ export interface PollModeParts {
 export class PollMode {
   /** Listed handlers have been told that they are polled. */
   started = false;
-  /** Results of the last run: handlers were found ready, and time spent. */
+  /** The last run, or leaving, found handlers ready. */
   progress = false;
-  /** The last run ended because of an event of any kind, the time then. */
+  /** The last run ended because of an event of any kind. */
   interrupted = false;
-  endNs = 0;
   /** Counters for stats(). */
   runs = 0;
   hits = 0;
@@ -50,10 +51,12 @@ export class PollMode {
   removals = 0;
   readonly #parts: PollModeParts;
   readonly #spin: Spin<AioHandler>;
-  readonly #native: boolean;
+  readonly #times: IterationTimes;
   readonly #list = new IntrusiveList<AioHandler>();
   readonly #functions: AioHandler[] = [];
   readonly #paired: AioHandler[] = [];
+  /** What a hit sets its handler's idle deadline to. */
+  #idleDeadlineNs = 0;
   #maxPollNs = 0;
   /** Listed handlers whose pollNs is #maxPollNs; 0 when that has to be looked for again. */
   #maxPollCount = 0;
@@ -61,7 +64,7 @@ export class PollMode {
   constructor(parts: PollModeParts) {
     this.#parts = parts;
     this.#spin = parts.spin;
-    this.#native = parts.clock instanceof SystemClock;
+    this.#times = parts.times;
   }
 
   /** Number of handlers on the poll list. */
@@ -115,8 +118,9 @@ export class PollMode {
   }
 
   /** Teaches the handlers that became ready in this round how long the loop was blocked. */
-  adjust(blockNs: number, params: PollParams): void {
+  adjust(params: PollParams): void {
     const { ready, trace } = this.#parts;
+    const blockNs = this.#times.endNs - this.#times.startNs;
     for (let link = ready.last; link !== null; link = link.previous) {
       const handler = link.member;
       if (handler.adjusted) break;
@@ -160,26 +164,29 @@ export class PollMode {
   }
 
   /**
-   * Polls until something is ready or `maxNs` are over; at least one full pass. Then removes idle
-   * handlers, where the backend allows it.
+   * Polls from the iteration's start until something is ready or `maxNs` are over, at least one
+   * full pass, and notes the end. Then removes idle handlers, where the backend allows it.
    */
-  run(startNs: number, maxNs: number, idleNs: number, fdmon: Fdmon): void {
+  run(maxNs: number, params: PollParams, fdmon: Fdmon): void {
+    const times = this.#times;
     this.runs++;
     this.progress = this.interrupted = false;
-    this.#armIdleDeadlines(startNs + idleNs);
+    this.#idleDeadlineNs = times.startNs + params.idleNs;
+    this.#armIdleDeadlines();
     for (;;) {
-      let hit = this.#pollFunctions(startNs + idleNs);
-      const slice = hit || maxNs === 0 || this.#functions.length !== 0 || !this.#native;
-      const result = this.#spin.run(slice ? ONE_PASS : startNs + maxNs);
-      if (result & SpinResult.hit) this.#takeWordHits(startNs + idleNs);
-      if (result & SpinResult.notified) this.#takeNotified(startNs + idleNs);
+      let hit = this.#pollFunctions();
+      const slice = hit || maxNs === 0 || this.#functions.length !== 0 || !times.native;
+      this.#spin.times[SpinTime.deadline] = slice ? ONE_PASS : times.startNs + maxNs;
+      const result = this.#spin.run();
+      if (result & SpinResult.hit) this.#takeWordHits();
+      if (result & SpinResult.notified) this.#takeNotified();
       hit ||= result !== 0;
-      this.endNs = this.#native ? this.#spin.endNs : this.#parts.clock.now();
+      times.endOfSpin(this.#spin);
       this.interrupted = hit;
-      if (hit || this.endNs - startNs >= maxNs) break;
+      if (hit || times.endNs - times.startNs >= maxNs) break;
     }
-    this.totalNs += this.endNs - startNs;
-    if (fdmon.supportsPolling) this.#removeIdle(this.endNs, fdmon);
+    this.totalNs += times.endNs - times.startNs;
+    if (fdmon.supportsPolling) this.#removeIdle(fdmon);
     if (this.progress) this.hits++;
   }
 
@@ -196,9 +203,10 @@ export class PollMode {
       const handler = this.#paired[index];
       if (handler !== undefined && handler.polling) this.#end(handler);
     }
-    this.#pollFunctions(0);
-    const result = this.#spin.run(ONE_PASS);
-    if (result & SpinResult.hit) this.#takeWordHits(0);
+    this.#pollFunctions();
+    this.#spin.times[SpinTime.deadline] = LAST_CHANCE;
+    const result = this.#spin.run();
+    if (result & SpinResult.hit) this.#takeWordHits();
     return this.progress;
   }
 
@@ -238,7 +246,7 @@ export class PollMode {
   }
 
   /** One pass over the functions; true when one of them found work or threw. */
-  #pollFunctions(deadlineNs: number): boolean {
+  #pollFunctions(): boolean {
     const functions = this.#functions;
     let hit = false;
     let handler: AioHandler | undefined;
@@ -248,7 +256,7 @@ export class PollMode {
           handler = functions[index];
           if (handler !== undefined && handler.pollFunction!() === true && handler.listed) {
             hit = true;
-            this.#takeHit(handler, deadlineNs);
+            this.#takeHit(handler);
           }
         }
       } catch (error) {
@@ -259,24 +267,24 @@ export class PollMode {
     return hit;
   }
 
-  #takeWordHits(deadlineNs: number): void {
+  #takeWordHits(): void {
     const count = this.#spin.hitCount;
     for (let number = 0; number < count; number++) {
-      this.#takeHit(this.#spin.hit(number), deadlineNs);
+      this.#takeHit(this.#spin.hit(number));
     }
   }
 
   /** The notifier is polled by every spin, but is a member of the list like any other handler. */
-  #takeNotified(deadlineNs: number): void {
+  #takeNotified(): void {
     const { notifier } = this.#parts;
     if (!notifier.listed) return;
-    this.#refresh(notifier.pollLink, deadlineNs);
+    this.#refresh(notifier.pollLink);
     this.#markPollReady(notifier);
   }
 
-  #takeHit(handler: AioHandler, deadlineNs: number): void {
+  #takeHit(handler: AioHandler): void {
     this.progress = true;
-    if (deadlineNs !== 0) this.#refresh(handler.pollLink, deadlineNs);
+    this.#refresh(handler.pollLink);
     this.#markPollReady(handler);
   }
 
@@ -285,21 +293,22 @@ export class PollMode {
     if (handler.readyLink.list === null) this.#parts.ready.append(handler.readyLink);
   }
 
-  #refresh(link: ListLink<AioHandler>, deadlineNs: number): void {
-    link.member.idleDeadlineNs = deadlineNs;
+  #refresh(link: ListLink<AioHandler>): void {
+    link.member.idleDeadlineNs = this.#idleDeadlineNs;
     if (this.#list.last === link) return;
     this.#list.remove(link);
     this.#list.append(link);
   }
 
-  #armIdleDeadlines(deadlineNs: number): void {
+  #armIdleDeadlines(): void {
     for (let link = this.#list.last; link !== null; link = link.previous) {
       if (link.member.idleDeadlineNs !== 0) break;
-      link.member.idleDeadlineNs = deadlineNs;
+      link.member.idleDeadlineNs = this.#idleDeadlineNs;
     }
   }
 
-  #removeIdle(nowNs: number, fdmon: Fdmon): void {
+  #removeIdle(fdmon: Fdmon): void {
+    const nowNs = this.#times.endNs;
     for (;;) {
       const handler = this.#list.first?.member;
       if (handler === undefined || handler.idleDeadlineNs === 0) break;

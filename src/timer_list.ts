@@ -62,6 +62,8 @@ export class ListedTimer implements Timer {
 
 /** The timers of one context. */
 export class TimerList {
+  /** The next deadline in ns; 0 when one is due already, Infinity when there is none. */
+  soonestNs = Infinity;
   readonly #heap: ListedTimer[] = [];
   readonly #due = new IntrusiveList<ListedTimer>();
   readonly #changed: () => void;
@@ -82,23 +84,20 @@ export class TimerList {
     return this.#heap.length + this.#due.size;
   }
 
-  /** The next deadline in ns; Infinity when there is none. */
-  get soonestNs(): number {
-    if (this.#due.size !== 0) return 0;
-    return this.#heap.length === 0 ? Infinity : this.#heap[0].deadlineNs;
-  }
-
   insert(timer: ListedTimer, deadlineNs: number): void {
     timer.deadlineNs = deadlineNs;
     timer.sequence = this.#sequence++;
     timer.heapIndex = this.#heap.push(timer) - 1;
     this.#siftUp(timer);
-    if (timer.heapIndex === 0) this.#changed();
+    if (timer.heapIndex !== 0) return;
+    this.#noteSoonest();
+    this.#changed();
   }
 
   remove(timer: ListedTimer): void {
     if (timer.dueLink.list !== null) this.#due.remove(timer.dueLink);
     if (timer.heapIndex !== -1) this.#removeAt(timer.heapIndex);
+    this.#noteSoonest();
   }
 
   /**
@@ -117,6 +116,7 @@ export class TimerList {
     let progress = false;
     for (let timer = this.#due.shift(); timer !== null; timer = this.#due.shift()) {
       progress = true;
+      this.#noteSoonest();
       try {
         timer.callback();
       } catch (error) {
@@ -132,6 +132,12 @@ export class TimerList {
     for (const timer of this.#heap) timer.heapIndex = -1;
     this.#heap.length = 0;
     while (this.#due.shift() !== null);
+    this.#noteSoonest();
+  }
+
+  #noteSoonest(): void {
+    if (this.#due.size !== 0) this.soonestNs = 0;
+    else this.soonestNs = this.#heap.length === 0 ? Infinity : this.#heap[0].deadlineNs;
   }
 
   #removeAt(index: number): void {
