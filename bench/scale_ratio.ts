@@ -1,23 +1,23 @@
 /**
  * How far is the loop from what the machine gives, and what do idle handlers cost it?
  *
- * Builds the C floor, then measures it and the command `scale` in turn, so that a slow minute of the
- * machine falls on all of them. Each ratio is taken within one round; the median of the rounds is
- * compared with what the project asks for.
+ * Builds the C floor and sets up the scenarios of `scale` in a process each, then measures short
+ * windows of all of them in turn: a slow second of the machine falls on all alike. Each ratio is
+ * taken within one round; the median of the rounds is compared with what the project asks for.
  *
- * Run with: deno run -A bench/scale_ratio.ts [--rounds 5] [--json]
+ * Run with: deno run -A bench/scale_ratio.ts [--rounds 25] [--seconds 0.25] [--json]
  */
+import { parseArgs } from "node:util";
 import Table from "cli-table3";
-import type { Run } from "../src/cli/scale_run.ts";
+import { describeMachine, machineLine } from "../src/cli/scale_report.ts";
+import type { Run, RunPlan } from "../src/cli/scale_run.ts";
 
-/** A round: the floor and the four runs of `scale` that the ratios need. */
-interface Round {
-  readonly floor: { readonly iops: number; readonly usPerRequest: number };
-  readonly alone: Run;
-  readonly idle3200: Run;
-  readonly idle3200Kept: Run;
-  readonly idle16000: Run;
-}
+type Figures = Pick<Run, "iops" | "usPerRequest" | "p99Us" | "kicksPerRequest">;
+
+/** Names of what is measured, in this order in every round. */
+const NAMES = ["floor", "alone", "aloneWord", "idle3200", "idle3200Kept", "idle16000"] as const;
+type Name = typeof NAMES[number];
+type Round = Readonly<Record<Name, Figures>>;
 
 /** One line of the result. */
 interface Criterion {
@@ -29,36 +29,105 @@ interface Criterion {
 }
 
 const ROOT = new URL("../", import.meta.url);
-const SECONDS = "2", IDLE_SECONDS = "2";
 const FILE_BYTES = 256 * 1024 * 1024;
 const RANDOM_BYTES_MAX = 65_536;
 const FLOOR_SOURCES = ["bench/floor.c", "shim/guest.c", "shim/spin.c", "shim/system.c"];
 
+const PLAN: RunPlan = {
+  idleHandlers: 0,
+  removal: true,
+  fdmon: "io_uring",
+  poll: "function",
+  depth: 1,
+  blockSize: 4096,
+  seconds: 0,
+  idleSeconds: 1,
+};
+
+const PLANS: Readonly<Record<Exclude<Name, "floor">, RunPlan>> = {
+  alone: PLAN,
+  aloneWord: { ...PLAN, poll: "word" },
+  idle3200: { ...PLAN, idleHandlers: 3200 },
+  idle3200Kept: { ...PLAN, idleHandlers: 3200, removal: false },
+  idle16000: { ...PLAN, idleHandlers: 16_000 },
+};
+
+const LABELS: Readonly<Record<Name, string>> = {
+  floor: "C floor",
+  alone: "0 idle handlers",
+  aloneWord: "0 idle handlers, polled by word",
+  idle3200: "3,200 idle handlers, removal on",
+  idle3200Kept: "3,200 idle handlers, removal off",
+  idle16000: "16,000 idle handlers, removal on",
+};
+
+/** A process that runs one scenario; see bench/scale_child.ts. */
+class Child {
+  readonly #process: Deno.ChildProcess;
+  readonly #writer: WritableStreamDefaultWriter<Uint8Array<ArrayBuffer>>;
+  readonly #lines: ReadableStreamDefaultReader<string>;
+  #rest = "";
+
+  constructor(plan: RunPlan, file: string) {
+    const script = new URL("scale_child.ts", import.meta.url).pathname;
+    this.#process = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", script, JSON.stringify(plan), file],
+      stdin: "piped",
+      stdout: "piped",
+    }).spawn();
+    this.#writer = this.#process.stdin.getWriter();
+    this.#lines = this.#process.stdout.pipeThrough(new TextDecoderStream()).getReader();
+  }
+
+  /** The next line of its output. */
+  async line(): Promise<string> {
+    while (!this.#rest.includes("\n")) {
+      const { value, done } = await this.#lines.read();
+      if (done) throw new Error("Cannot measure as a scenario's process has ended");
+      this.#rest += value;
+    }
+    const [line] = this.#rest.split("\n", 1);
+    this.#rest = this.#rest.slice(line.length + 1);
+    return line;
+  }
+
+  async measure(seconds: string): Promise<Figures> {
+    await this.#writer.write(new TextEncoder().encode(`${seconds}\n`));
+    return JSON.parse(await this.line());
+  }
+
+  async end(): Promise<void> {
+    await this.#writer.close();
+    await this.#process.status;
+  }
+}
+
 async function main(): Promise<void> {
-  const json = Deno.args.includes("--json");
-  const rounds = parseRounds(Deno.args);
+  const { values } = parseArgs({
+    options: {
+      rounds: { type: "string", default: "25" },
+      seconds: { type: "string", default: "0.25" },
+      json: { type: "boolean", default: false },
+    },
+  });
+  const rounds = Number(values.rounds);
+  if (!Number.isInteger(rounds) || rounds < 1 || !(Number(values.seconds) > 0)) {
+    console.error("error: Cannot use --rounds and --seconds as they are not numbers above 0");
+    Deno.exit(2);
+  }
   const floor = await buildFloor();
   const file = await makeFile();
-  const results: Round[] = [];
   try {
-    for (let round = 1; round <= rounds; round++) {
-      console.error(`round ${round} of ${rounds}`);
-      results.push(await measureRound(floor, file));
+    const results = await measureRounds(floor, file, rounds, values.seconds);
+    const criteria = judge(results);
+    if (values.json) {
+      console.log(JSON.stringify({ machine: describeMachine(), criteria, rounds: results }));
+    } else {
+      printTables(results, criteria);
     }
   } finally {
     await Deno.remove(file);
   }
-  const criteria = judge(results);
-  if (json) console.log(JSON.stringify({ criteria, rounds: results }, null, 2));
-  else printTables(results, criteria);
-}
-
-function parseRounds(args: readonly string[]): number {
-  const at = args.indexOf("--rounds");
-  const rounds = at === -1 ? 5 : Number(args[at + 1]);
-  if (Number.isInteger(rounds) && rounds >= 1) return rounds;
-  console.error(`error: Cannot use --rounds ${args[at + 1]} as it is not a whole number above 0`);
-  Deno.exit(2);
 }
 
 async function buildFloor(): Promise<string> {
@@ -82,22 +151,30 @@ async function makeFile(): Promise<string> {
   return path;
 }
 
-async function measureRound(floor: string, file: string): Promise<Round> {
-  return {
-    floor: JSON.parse(await run(floor, ["--file", file, "--seconds", SECONDS])),
-    alone: await scale(file, "0", "on"),
-    idle3200: await scale(file, "100", "on"),
-    idle3200Kept: await scale(file, "100", "off"),
-    idle16000: await scale(file, "500", "on"),
-  };
-}
-
-/** One run of the command, as a user would start it, with 32 queues a device. */
-async function scale(file: string, devices: string, removal: "on" | "off"): Promise<Run> {
-  const options = { devices, removal, file, seconds: SECONDS, "idle-seconds": IDLE_SECONDS };
-  const args = Object.entries(options).flatMap(([name, value]) => [`--${name}`, value]);
-  const script = ["run", "-A", "src/cli/main.ts", "scale", "--json", ...args];
-  return JSON.parse(await run(Deno.execPath(), script)).runs[0];
+async function measureRounds(
+  floor: string,
+  file: string,
+  rounds: number,
+  seconds: string,
+): Promise<Round[]> {
+  const children = new Map<Name, Child>();
+  for (const [name, plan] of Object.entries(PLANS)) {
+    console.error(`setting up: ${LABELS[name as Name]}`);
+    const child = new Child(plan, file);
+    // One after the other: a busy setup would disturb the learning of the others.
+    await child.line();
+    children.set(name as Name, child);
+  }
+  console.error(`measuring ${rounds} rounds of ${NAMES.length} windows of ${seconds} s`);
+  const results: Round[] = [];
+  for (let round = 0; round < rounds; round++) {
+    const figures: Partial<Record<Name, Figures>> = {};
+    figures.floor = JSON.parse(await run(floor, ["--file", file, "--seconds", seconds]));
+    for (const [name, child] of children) figures[name] = await child.measure(seconds);
+    results.push(figures as Round);
+  }
+  for (const child of children.values()) await child.end();
+  return results;
 }
 
 /** Runs a program in the project's folder; returns its output. */
@@ -160,14 +237,19 @@ function median(values: number[]): number {
 function printTables(rounds: readonly Round[], criteria: readonly Criterion[]): void {
   const style = { head: [], border: [], compact: true };
   const runs = new Table({
-    head: ["", "IOPS", "µs per request"],
-    colAligns: ["left", "right", "right"],
+    head: ["", "IOPS", "µs per request", "p99 µs", "kicks per request"],
+    colAligns: ["left", "right", "right", "right", "right"],
     style,
   });
-  for (const name of ["floor", "alone", "idle3200", "idle3200Kept", "idle16000"] as const) {
-    const iops = median(rounds.map((round) => round[name].iops));
-    const us = median(rounds.map((round) => round[name].usPerRequest));
-    runs.push([LABELS[name], Math.round(iops).toLocaleString("en-US"), us.toFixed(3)]);
+  for (const name of NAMES) {
+    const of = (figure: keyof Figures) => median(rounds.map((round) => round[name][figure]));
+    runs.push([
+      LABELS[name],
+      Math.round(of("iops")).toLocaleString("en-US"),
+      of("usPerRequest").toFixed(2),
+      of("p99Us").toFixed(1),
+      of("kicksPerRequest").toFixed(4),
+    ]);
   }
   const verdict = new Table({
     head: ["", "measured", "must", "aim", "met"],
@@ -177,15 +259,8 @@ function printTables(rounds: readonly Round[], criteria: readonly Criterion[]): 
   for (const { what, measured, must, aim, met } of criteria) {
     verdict.push([what, measured.toPrecision(3), must, aim ?? "", met ? "yes" : "no"]);
   }
+  console.log(machineLine(describeMachine()));
   console.log(`Medians of ${rounds.length} rounds\n${runs.toString()}\n${verdict.toString()}`);
 }
-
-const LABELS: Readonly<Record<keyof Round, string>> = {
-  floor: "C floor",
-  alone: "0 idle handlers",
-  idle3200: "3,200 idle handlers, removal on",
-  idle3200Kept: "3,200 idle handlers, removal off",
-  idle16000: "16,000 idle handlers, removal on",
-};
 
 await main();

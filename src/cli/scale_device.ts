@@ -95,6 +95,11 @@ export class DeviceQueue implements Disposable {
     return this.#used;
   }
 
+  /** Requests and events posted and not handled. */
+  get pending(): number {
+    return Atomics.load(this.#words, this.#place.avail) - this.#used | 0;
+  }
+
   [Symbol.dispose](): void {
     this.notifier[Symbol.dispose]();
   }

@@ -93,7 +93,7 @@ export class GuestMemory {
   }
 
   /**
-   * Starts the guest's thread.
+   * Starts the guest's thread, on a queue where nothing is pending.
    *
    * @returns settles when the thread has ended, after `stopGuest`
    * @throws {AioError} rejects with it when the thread could not kick
@@ -102,6 +102,7 @@ export class GuestMemory {
     this.words[this.#guestWord(EVENT_FD)] = load.eventFd;
     this.words[this.#guestWord(DEPTH)] = load.depth;
     this.words[this.#guestWord(BLOCKS)] = load.blocks;
+    this.words[this.#guestWord(STOP)] = 0;
     const address = addressOfShared(this.buffer) + BigInt(this.#alignment);
     const result = await shim.aio_guest_run(Deno.UnsafePointer.create(address));
     if (result < 0) throw new AioError("Cannot kick the device", "write", -result);

@@ -4,7 +4,7 @@
  * The order is that of the seed's scenario. Every idle queue gets one event, so that it joins the
  * poll list; the guest starts; the idle interval passes; then a window is measured. Both ends of the
  * window are timers of the loop under measurement, and counters are read at both, so nothing is
- * reset while it runs. The guest's thread has always ended when `measure` returns or throws.
+ * reset while it runs. The guest's thread has always ended when a measurement returns or throws.
  */
 import type { Shim } from "../../ffi/shim_symbols.ts";
 import { AioContext, type FdmonName } from "../../mod.ts";
@@ -67,38 +67,120 @@ export async function measure(
   file: BlockFile,
   onProgress: ProgressListener | null,
 ): Promise<Run> {
-  using stack = new DisposableStack();
-  const ctx = stack.use(new AioContext({ fdmon: plan.fdmon }));
-  ctx.setPollParams({
-    maxNs: POLL_MAX_NS,
-    grow: 0,
-    shrink: 0,
-    idleNs: plan.removal ? plan.idleSeconds * 1e9 : Infinity,
-  });
-  const memory = new GuestMemory(plan.idleHandlers);
-  addIdleQueues(ctx, memory, plan, stack);
-  const reader = new BlockReader(shim, file.fd, plan.blockSize, plan.depth);
-  const busy = stack.use(new DeviceQueue(memory, memory.busyQueue, reader, plan.poll));
-  ctx.setFdHandler(busy.notifier.fd, busy.handler());
-  stack.defer(() => ctx.setFdHandler(busy.notifier.fd, null));
+  using scenario = new Scenario(plan, shim, file);
+  const warmUpSeconds = plan.removal
+    ? plan.idleSeconds + REMOVAL_SLACK_SECONDS
+    : Math.min(plan.idleSeconds, WARM_UP_SECONDS);
+  return await scenario.measureWindow(warmUpSeconds, plan.seconds, onProgress);
+}
 
-  const guest = memory.runGuest(shim, {
-    eventFd: busy.notifier.fd,
-    depth: plan.depth,
-    blocks: file.blocks,
-  });
-  try {
-    const [start, end] = pollThroughWindow(ctx, plan, onProgress, () => ({
-      atNs: ctx.now(),
-      guest: memory.countGuest(),
-      systemCalls: ctx.stats().systemCalls + busy.drains,
-      pollModeNs: ctx.stats().pollModeNs,
-    }));
-    return evaluate(plan, ctx.fdmon.name, start, end);
-  } finally {
-    memory.stopGuest();
-    await guest;
+/** A context with its idle queues and the busy one; can be measured more than once. */
+export class Scenario implements Disposable {
+  readonly #plan: RunPlan;
+  readonly #shim: Shim;
+  readonly #file: BlockFile;
+  readonly #stack: DisposableStack;
+  readonly #ctx: AioContext;
+  readonly #memory: GuestMemory;
+  readonly #busy: DeviceQueue;
+
+  /** Adds all handlers and sees to it that each idle one has had its event. */
+  constructor(plan: RunPlan, shim: Shim, file: BlockFile) {
+    this.#plan = plan;
+    this.#shim = shim;
+    this.#file = file;
+    using stack = new DisposableStack();
+    this.#ctx = stack.use(new AioContext({ fdmon: plan.fdmon }));
+    this.#ctx.setPollParams({
+      maxNs: POLL_MAX_NS,
+      grow: 0,
+      shrink: 0,
+      idleNs: plan.removal ? plan.idleSeconds * 1e9 : Infinity,
+    });
+    this.#memory = new GuestMemory(plan.idleHandlers);
+    addIdleQueues(this.#ctx, this.#memory, plan, stack);
+    const reader = new BlockReader(shim, file.fd, plan.blockSize, plan.depth);
+    const busy = new DeviceQueue(this.#memory, this.#memory.busyQueue, reader, plan.poll);
+    this.#busy = addQueue(this.#ctx, busy, stack);
+    this.#stack = stack.move();
   }
+
+  /**
+   * Runs the guest through a warm-up and measures the window after it.
+   *
+   * @throws {CommandError} when no request was completed
+   */
+  async measureWindow(
+    warmUpSeconds: number,
+    seconds: number,
+    onProgress: ProgressListener | null,
+  ): Promise<Run> {
+    const guest = this.#memory.runGuest(this.#shim, {
+      eventFd: this.#busy.notifier.fd,
+      depth: this.#plan.depth,
+      blocks: this.#file.blocks,
+    });
+    try {
+      const [start, end] = this.#pollThroughWindow(warmUpSeconds, seconds, onProgress);
+      return evaluate(this.#plan, this.#ctx.fdmon.name, start, end);
+    } finally {
+      this.#memory.stopGuest();
+      await guest;
+      // The next guest begins with an empty queue.
+      while (this.#busy.pending !== 0) this.#ctx.poll(true);
+    }
+  }
+
+  /** Deletes the handlers and closes everything. */
+  [Symbol.dispose](): void {
+    this.#stack[Symbol.dispose]();
+  }
+
+  #sample(): Sample {
+    const { systemCalls, pollModeNs } = this.#ctx.stats();
+    return {
+      atNs: this.#ctx.now(),
+      guest: this.#memory.countGuest(),
+      systemCalls: systemCalls + this.#busy.drains,
+      pollModeNs,
+    };
+  }
+
+  /** Drives the loop; returns the samples of the window's two ends. */
+  #pollThroughWindow(
+    warmUpSeconds: number,
+    seconds: number,
+    onProgress: ProgressListener | null,
+  ): [Sample, Sample] {
+    const ctx = this.#ctx;
+    const startNs = ctx.now() + warmUpSeconds * 1e9;
+    const endNs = startNs + seconds * 1e9;
+    let start: Sample | null = null, end: Sample | null = null;
+    const startTimer = ctx.timer(() => start = this.#sample());
+    const endTimer = ctx.timer(() => end = this.#sample());
+    const progressTimer = ctx.timer(() => {
+      if (onProgress === null) return;
+      const now = ctx.now();
+      if (now < startNs) onProgress("idle interval", (startNs - now) / 1e9);
+      else onProgress("measuring", (endNs - now) / 1e9);
+      progressTimer.arm(now + PROGRESS_NS);
+    });
+    startTimer.arm(startNs);
+    endTimer.arm(endNs);
+    if (onProgress !== null) progressTimer.arm(ctx.now());
+    while (end === null) ctx.poll(true);
+    progressTimer.cancel();
+    if (start === null) throw new Error("assertion failed: the window ended before it began");
+    return [start, end];
+  }
+}
+
+/** Sets the queue's handler; the stack deletes it before it closes the queue. */
+function addQueue(ctx: AioContext, queue: DeviceQueue, stack: DisposableStack): DeviceQueue {
+  stack.use(queue);
+  ctx.setFdHandler(queue.notifier.fd, queue.handler());
+  stack.defer(() => ctx.setFdHandler(queue.notifier.fd, null));
+  return queue;
 }
 
 /** Adds the idle queues and sees to it that each has had its event. */
@@ -110,44 +192,12 @@ function addIdleQueues(
 ): void {
   const queues: DeviceQueue[] = [];
   for (let index = 0; index < plan.idleHandlers; index++) {
-    const queue = stack.use(new DeviceQueue(memory, memory.idleQueue(index), null, plan.poll));
-    ctx.setFdHandler(queue.notifier.fd, queue.handler());
-    stack.defer(() => ctx.setFdHandler(queue.notifier.fd, null));
+    const queue = new DeviceQueue(memory, memory.idleQueue(index), null, plan.poll);
+    addQueue(ctx, queue, stack);
     queue.postEvent();
     queues.push(queue);
   }
   while (queues.some((queue) => queue.used === 0)) ctx.poll(true);
-}
-
-/** Drives the loop through warm-up and window; returns the samples of the window's two ends. */
-function pollThroughWindow(
-  ctx: AioContext,
-  plan: RunPlan,
-  onProgress: ProgressListener | null,
-  sample: () => Sample,
-): [Sample, Sample] {
-  const warmUpSeconds = plan.removal
-    ? plan.idleSeconds + REMOVAL_SLACK_SECONDS
-    : Math.min(plan.idleSeconds, WARM_UP_SECONDS);
-  const startNs = ctx.now() + warmUpSeconds * 1e9;
-  const endNs = startNs + plan.seconds * 1e9;
-  let start: Sample | null = null, end: Sample | null = null;
-  const startTimer = ctx.timer(() => start = sample());
-  const endTimer = ctx.timer(() => end = sample());
-  const progressTimer = ctx.timer(() => {
-    if (onProgress === null) return;
-    const now = ctx.now();
-    if (now < startNs) onProgress("idle interval", (startNs - now) / 1e9);
-    else onProgress("measuring", (endNs - now) / 1e9);
-    progressTimer.arm(now + PROGRESS_NS);
-  });
-  startTimer.arm(startNs);
-  endTimer.arm(endNs);
-  if (onProgress !== null) progressTimer.arm(ctx.now());
-  while (end === null) ctx.poll(true);
-  progressTimer.cancel();
-  if (start === null) throw new Error("assertion failed: the window ended before it began");
-  return [start, end];
 }
 
 function evaluate(plan: RunPlan, fdmon: FdmonName, start: Sample, end: Sample): Run {
@@ -156,7 +206,7 @@ function evaluate(plan: RunPlan, fdmon: FdmonName, start: Sample, end: Sample): 
   const requests = guest.requests;
   if (requests === 0) {
     throw new CommandError(
-      `Cannot measure as no request was completed in ${plan.seconds} seconds`,
+      `Cannot measure as no request was completed in ${elapsedNs / 1e9} seconds`,
     );
   }
   return {
