@@ -84,8 +84,8 @@ function requireOwnFolder(folder: string): void {
   const { isDirectory, mode, uid } = Deno.lstatSync(folder);
   if (isDirectory && (mode! & OTHERS_WRITE) === 0 && uid === userId()) return;
   throw new Error(
-    `Cannot keep the shim in ${folder} as it is not a folder that only this user can write: ` +
-      `user ${uid}, mode ${(mode! & 0o7777).toString(8)}`,
+    `${folder} is not a folder that only this user can write: user ${uid}, ` +
+      `mode ${(mode! & 0o7777).toString(8)}; make it one or remove it`,
   );
 }
 
