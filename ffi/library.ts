@@ -26,9 +26,13 @@ export const LIBURING_NAME = "liburing.so.2";
 
 const LIBURING_INSTALL = "install it: apt-get install liburing2 (Debian, Ubuntu), " +
   "dnf install liburing (Fedora), pacman -S liburing (Arch), apk add liburing (Alpine)";
-const LIBURING_UPDATE = "liburing 2.3 or later is needed; " +
+const LIBURING_NEEDED = "liburing 2.3 or later is needed";
+const LIBURING_UPDATE = `${LIBURING_NEEDED}: ` +
   "update the package liburing2 (Debian, Ubuntu) or liburing (Fedora, Arch, Alpine)";
 const SHIM_ELSEWHERE = "name a folder for it with XDG_CACHE_HOME that is writable and not noexec";
+
+/** Stands for the cache folder where naming it takes a permission that is missing. */
+const ANY_FOLDER = "/";
 
 /** Own paths of the libraries. */
 export interface LibraryOptions {
@@ -64,11 +68,11 @@ export function loadShim(options: LibraryOptions = {}): Shim {
   const own = ownPath("shim", options.shim);
   if (own !== undefined) {
     const { path, origin } = own;
+    const missing = ownPathAdvice("shim", origin);
     return open(shims, path, () => Deno.dlopen(path, shimSymbols), {
-      thing: `the shim from ${path}`,
-      missing: ownPathAdvice("shim", origin),
-      outdated: "it was built from another version of shim/: rebuild it",
-      folder: undefined,
+      library: "the shim",
+      missing,
+      outdated: `build it from shim/ of this version, or ${missing}`,
     });
   }
   const file = locateShimOrFail();
@@ -76,7 +80,7 @@ export function loadShim(options: LibraryOptions = {}): Shim {
     unpackShim(file);
     return Deno.dlopen(file.path, shimSymbols);
   }, {
-    thing: `the shim from ${file.path}`,
+    library: "the shim",
     missing: SHIM_ELSEWHERE,
     outdated: "the package is broken: rebuild it with `deno task shim`",
     folder: file.folder,
@@ -91,11 +95,12 @@ export function loadShim(options: LibraryOptions = {}): Shim {
 export function loadLiburing(options: LibraryOptions = {}): Liburing {
   requirePlatform("liburing");
   const { path, origin } = liburingOrigin(options);
+  const system = origin === "system";
+  const missing = system ? LIBURING_INSTALL : ownPathAdvice("liburing", origin);
   return open(liburings, path, () => Deno.dlopen(path, liburingSymbols), {
-    thing: `liburing from ${path}`,
-    missing: origin === "system" ? LIBURING_INSTALL : ownPathAdvice("liburing", origin),
-    outdated: LIBURING_UPDATE,
-    folder: undefined,
+    library: "liburing",
+    missing,
+    outdated: system ? LIBURING_UPDATE : `${LIBURING_NEEDED}; ${missing}`,
   });
 }
 
@@ -112,12 +117,18 @@ export function liburingOrigin(options: LibraryOptions = {}): LibraryOrigin {
   return ownPath("liburing", options.liburing) ?? { path: LIBURING_NAME, origin: "system" };
 }
 
-/**
- * The flags that a Deno program lacks, of those that loading needs.
- *
- * @param folder the cache folder, where the shim of the package is used
- */
-export function missingPermissions(folder?: string): string[] {
+/** The flags that a Deno program lacks, of those that loading both libraries needs. */
+export function missingPermissions(options: LibraryOptions = {}): string[] {
+  if (ownPath("shim", options.shim) !== undefined) return missingFlags(undefined);
+  try {
+    return missingFlags(locateShim().folder);
+  } catch {
+    return missingFlags(ANY_FOLDER);
+  }
+}
+
+/** @param folder the cache folder, where the shim of the package is used */
+function missingFlags(folder: string | undefined): string[] {
   const flags: string[] = [];
   if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") flags.push("--allow-ffi");
   if (folder === undefined) return flags;
@@ -131,10 +142,11 @@ export function missingPermissions(folder?: string): string[] {
 
 /** How failures of one library are worded. */
 interface Advice {
-  readonly thing: string;
+  readonly library: "the shim" | "liburing";
   readonly missing: string;
   readonly outdated: string;
-  readonly folder: string | undefined;
+  /** The cache folder, where the library has to be unpacked first. */
+  readonly folder?: string;
 }
 
 function open<Symbols>(
@@ -148,7 +160,7 @@ function open<Symbols>(
     try {
       library = dlopen();
     } catch (error) {
-      throw explain(error, advice);
+      throw explain(error, advice, path);
     }
     opened.set(path, library);
   }
@@ -156,28 +168,37 @@ function open<Symbols>(
 }
 
 /** Deno reports all failures of dlopen() as plain errors, to be told apart by their text. */
-function explain(error: unknown, advice: Advice): AioError {
-  const what = `Cannot load ${advice.thing}`;
+function explain(error: unknown, advice: Advice, path?: string): AioError {
+  const what = `Cannot load ${advice.library}${path === undefined ? "" : ` from ${path}`}`;
   const text = error instanceof Error ? error.message : String(error);
-  if (error instanceof Deno.errors.NotCapable) {
-    // A grant for other paths counts as missing here, so the text is never without a flag.
-    const flags = missingPermissions(advice.folder).join(" ") || text;
-    return new AioError(what, "dlopen", Errno.EACCES, `run Deno with ${flags}`);
+  const flags = missingFlags(advice.folder).join(" ");
+  // Under a grant for paths Deno looks for a bare name in the working folder alone.
+  const misplaced = flags !== "" && path?.includes("/") === false;
+  if (error instanceof Deno.errors.NotCapable || misplaced) {
+    // No flag is missing where one of them denies a path.
+    const remedy = flags === "" ? text : `run Deno with ${flags}`;
+    return new AioError(what, "dlopen", Errno.EACCES, remedy);
   }
   if (text.startsWith("Failed to register symbol")) {
     const symbol = /register symbol (\w+)/.exec(text)?.[1];
-    return new AioError(what, "dlopen", Errno.ELIBBAD, `it has no ${symbol}: ${advice.outdated}`);
+    return new AioError(what, "dlopen", Errno.ELIBBAD, `it has no ${symbol}; ${advice.outdated}`);
   }
   const reason = text.replace(/^(Could not open library: )+/, "");
-  return new AioError(what, "dlopen", Errno.ELIBACC, `${reason}; ${advice.missing}`);
+  // The loader names the file it means, which need not be this one.
+  const short = reason.startsWith(`${path}: `) ? reason.slice(path!.length + 2) : reason;
+  return new AioError(what, "dlopen", Errno.ELIBACC, `${short}; ${advice.missing}`);
 }
 
 function locateShimOrFail(): ReturnType<typeof locateShim> {
   try {
     return locateShim();
   } catch (error) {
-    const advice = { thing: "the shim", missing: SHIM_ELSEWHERE, outdated: "", folder: undefined };
-    throw explain(error, advice);
+    throw explain(error, {
+      library: "the shim",
+      missing: SHIM_ELSEWHERE,
+      outdated: "",
+      folder: ANY_FOLDER,
+    });
   }
 }
 
@@ -185,7 +206,15 @@ function ownPath(
   library: keyof typeof LibraryVariable,
   option: string | undefined,
 ): { path: string; origin: "option" | "environment" } | undefined {
-  if (option !== undefined) return { path: option, origin: "option" };
+  if (option !== undefined) {
+    // dlopen() takes an empty path for the program itself and stops reading at a NUL.
+    if (typeof option !== "string" || option === "" || option.includes("\0")) {
+      throw new TypeError(
+        `Cannot use the option \`${library}\` as it is not a path: ${Deno.inspect(option)}`,
+      );
+    }
+    return { path: option, origin: "option" };
+  }
   const path = readEnvironment(LibraryVariable[library]);
   return path === undefined ? undefined : { path, origin: "environment" };
 }

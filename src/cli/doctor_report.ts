@@ -96,7 +96,7 @@ export function makeDoctorReport(): DoctorReport {
   const { liburing, symbols } = diagnoseLiburing(advice);
   const ioUring = diagnoseIoUring(symbols, advice);
   const backend = diagnoseBackend(advice);
-  const missing = missingPermissions(shimFolder(shim));
+  const missing = missingPermissions();
   if (missing.length > 0) advice.push(`run Deno with ${missing.join(" ")}`);
   return {
     system: {
@@ -124,11 +124,6 @@ function diagnoseShim(advice: string[]): DoctorReport["shim"] {
   } catch (error) {
     return { ...origin, error: keepAdvice(error, advice) };
   }
-}
-
-/** The folder the shim is unpacked into; undefined where it is not. */
-function shimFolder(shim: DoctorReport["shim"]): string | undefined {
-  return shim.origin === "package" ? shim.path?.replace(/\/[^/]*$/, "") : undefined;
 }
 
 function diagnoseLiburing(
