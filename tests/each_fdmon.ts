@@ -39,6 +39,9 @@ export function eachFdmon(
 }
 
 /** Registers a test for io_uring alone. */
-export function onIoUring(name: string, test: (makeContext: MakeContext) => void): void {
+export function onIoUring(
+  name: string,
+  test: (makeContext: MakeContext) => void | Promise<void>,
+): void {
   eachFdmon(name, test, ["io_uring"]);
 }

@@ -89,18 +89,24 @@ export function makeDoctorReport(): DoctorReport {
   const advice: string[] = [];
   const limits = readLimits();
   if (limits.openFiles !== null && limits.openFiles.soft < OPEN_FILES_WANTED) {
-    const { soft, hard } = limits.openFiles;
-    advice.push(`only ${soft} open files: ulimit -n ${hard} (the hard limit) allows more devices`);
+    // Deno raises the soft limit itself, so what is left is the hard one.
+    advice.push(
+      `only ${limits.openFiles.soft} open files, and every device takes one: have the hard limit ` +
+        "raised (ulimit -n as root, docker run --ulimit nofile=N, LimitNOFILE=N of systemd)",
+    );
   }
   const shim = diagnoseShim(advice);
   const { liburing, symbols } = diagnoseLiburing(advice);
   const ioUring = diagnoseIoUring(symbols, advice);
   const backend = diagnoseBackend(advice);
+  if (backend !== null && backend.name !== "io_uring" && ioUring.error === null) {
+    advice.push(`io_uring is not used: ${backend.reason}`);
+  }
   const missing = missingPermissions();
   if (missing.length > 0) advice.push(`run Deno with ${missing.join(" ")}`);
   return {
     system: {
-      kernel: ifPermitted(() => Deno.osRelease()),
+      kernel: ifPermitted({ name: "sys", kind: "osRelease" }, () => Deno.osRelease()),
       processors: navigator.hardwareConcurrency,
       arch: Deno.build.arch,
       deno: Deno.version.deno,
@@ -144,7 +150,9 @@ function diagnoseLiburing(
 
 /** The file behind a library that is loaded, with links resolved. */
 function findMapped(path: string): string | undefined {
-  const name = path.startsWith("/") ? ifPermitted(() => Deno.realPathSync(path)) : `/${path}`;
+  const name = path.startsWith("/")
+    ? ifPermitted({ name: "read", path }, () => Deno.realPathSync(path))
+    : `/${path}`;
   if (name === null) return undefined;
   const maps = readProc("/proc/self/maps") ?? "";
   return maps.split("\n").map((line) => line.slice(line.indexOf("/"))).find((file) =>
@@ -163,7 +171,8 @@ function diagnoseIoUring(
     seccompFilter: seccomp === undefined ? null : seccomp === "2",
   };
   if (liburing === undefined) {
-    return { error: "liburing is missing", ...found, features: noFeatures("liburing is missing") };
+    const reason = "liburing is not loaded";
+    return { error: reason, ...found, features: noFeatures(reason) };
   }
   const { result, features } = trySetup(liburing, 0);
   if (result >= 0) {
@@ -224,7 +233,14 @@ function explainRefusal(
       remedy: "as root, sysctl -w kernel.io_uring_disabled=0",
     };
   }
-  if (seccompFilter === true && (errno === Errno.EPERM || errno === Errno.ENOSYS)) {
+  const refused = errno === Errno.EPERM || errno === Errno.ENOSYS;
+  if (refused && seccompFilter === null) {
+    return {
+      reason: refusal,
+      remedy: "run doctor with --allow-all, which can tell who forbids it",
+    };
+  }
+  if (refused && seccompFilter === true) {
     return {
       reason: `${refusal}: a seccomp filter, as containers have by default`,
       remedy: "run the container with a seccomp profile that allows io_uring_setup, " +
@@ -235,7 +251,10 @@ function explainRefusal(
     return { reason: `${refusal}: this kernel has no io_uring`, remedy: "use Linux 5.13 or later" };
   }
   if (errno === Errno.ENOMEM) {
-    return { reason: `${refusal}: the memlock limit`, remedy: "raise it with ulimit -l" };
+    return {
+      reason: `${refusal}: the memlock limit`,
+      remedy: "raise the memlock limit with ulimit -l",
+    };
   }
   return {
     reason: refusal,
@@ -256,6 +275,8 @@ function diagnoseBackend(advice: string[]): FdmonInfo | null {
 
 /** Turns what a failed part threw into text, which says what to do as well. */
 function keepAdvice(error: unknown, advice: string[]): string {
+  // A grant for the libraries alone lets them be loaded but no pointers be made.
+  if (error instanceof Deno.errors.NotCapable) return error.message;
   if (!(error instanceof AioError)) throw error;
   // Permissions have a line of their own, which lists all that are missing.
   if (error.code !== "EACCES") advice.push(error.message);
@@ -276,11 +297,16 @@ function toNumber(limit: string): number {
 }
 
 function readProc(path: string): string | null {
-  return ifPermitted(() => Deno.readTextFileSync(path).trim());
+  return ifPermitted({ name: "read", path }, () => Deno.readTextFileSync(path).trim());
 }
 
 /** null where Deno does not permit it (most of /proc takes --allow-all) or there is no such file. */
-function ifPermitted<Value>(read: () => Value): Value | null {
+function ifPermitted<Value>(
+  permission: Deno.PermissionDescriptor,
+  read: () => Value,
+): Value | null {
+  // What is only nice to know is not worth a prompt.
+  if (Deno.permissions.querySync(permission).state !== "granted") return null;
   try {
     return read();
   } catch (error) {

@@ -46,6 +46,8 @@ function describeProgram(finish: (code: number) => void): Command {
     )
     .version(packageJson.version, "-V, --version", "print the version")
     .helpOption("-h, --help", "print this help")
+    // Finding out by itself, commander would need a permission.
+    .configureOutput({ getOutHasColors: () => false, getErrHasColors: () => false })
     .exitOverride()
     .showHelpAfterError("(--help shows what there is)");
   program.addCommand(describeScale(finish));
