@@ -99,7 +99,9 @@ function describeSetup(finish: (code: number) => void): Command {
     .addHelpText("after", example("setup --for test"))
     .action(async (options: { for: string }) => {
       if (options.for !== "run" && options.for !== "test") {
-        throw new UsageError(`Cannot use --for ${options.for} as it is neither run nor test`);
+        throw new UsageError(
+          `Cannot use --for ${options.for || '""'} as it is neither run nor test`,
+        );
       }
       const { setup } = await import("./setup.ts");
       finish(await setup({ for: options.for }));

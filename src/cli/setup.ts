@@ -31,19 +31,30 @@ const LIBURING: Need = {
 };
 
 const COMPILER: Need = {
-  name: "a C compiler with headers (cc), for the C floor that is measured against",
+  name: "a C compiler with headers (cc), for the C floor and the tests of C",
   packages: {
     "apt-get": ["gcc", "libc6-dev"],
     dnf: ["gcc", "glibc-devel"],
     pacman: ["gcc"],
     apk: ["gcc", "musl-dev"],
   },
-  isThere: compilerWorks,
+  isThere: () => includes("stdio.h"),
+};
+
+const LIBURING_HEADER: Need = {
+  name: "the header of liburing (liburing.h), for the test of structure layouts",
+  packages: {
+    "apt-get": ["liburing-dev"],
+    dnf: ["liburing-devel"],
+    pacman: ["liburing"],
+    apk: ["liburing-dev"],
+  },
+  isThere: () => includes("liburing.h"),
 };
 
 const NEEDS: Readonly<Record<SetupOptions["for"], readonly Need[]>> = {
   run: [LIBURING],
-  test: [LIBURING, COMPILER],
+  test: [LIBURING, COMPILER, LIBURING_HEADER],
 };
 
 const INSTALL: Readonly<Record<PackageManager, readonly string[]>> = {
@@ -108,9 +119,10 @@ function liburingLoads(): boolean {
   }
 }
 
-function compilerWorks(): boolean {
+/** Whether a C program can be compiled that includes this header. */
+function includes(header: string): boolean {
   try {
-    const args = ["-fsyntax-only", "-include", "stdio.h", "-x", "c", "/dev/null"];
+    const args = ["-fsyntax-only", "-include", header, "-x", "c", "/dev/null"];
     return new Deno.Command("cc", { args, stdout: "null", stderr: "null" }).outputSync().success;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
@@ -127,7 +139,7 @@ async function detectPackageManager(): Promise<PackageManager | undefined> {
     throw error;
   }
   const names = [...text.matchAll(/^(?:ID|ID_LIKE)=(.*)$/gm)]
-    .flatMap(([, value]) => value.replaceAll('"', "").split(" "));
+    .flatMap(([, value]) => value.replaceAll(/["']/g, "").split(" "));
   return names.map((name) => DISTRIBUTIONS[name]).find((manager) => manager !== undefined);
 }
 
@@ -153,13 +165,19 @@ async function run([program, ...args]: string[]): Promise<boolean> {
     stdout: "inherit",
     stderr: "inherit",
   });
-  const { success, code } = await command.output();
-  if (!success) console.error(`setup: ${program} ended with exit code ${code}`);
-  return success;
+  try {
+    const { success, code } = await command.output();
+    if (!success) console.error(`setup: ${program} ended with exit code ${code}`);
+    return success;
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    console.error(`setup: there is no ${program}`);
+    return false;
+  }
 }
 
 function installCommand(needs: readonly Need[], manager: PackageManager): string[] {
-  return [...INSTALL[manager], ...needs.flatMap((need) => need.packages[manager])];
+  return [...INSTALL[manager], ...new Set(needs.flatMap((need) => need.packages[manager]))];
 }
 
 function adviseCommands(needs: readonly Need[], manager: PackageManager | undefined): string {
