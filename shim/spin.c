@@ -10,7 +10,6 @@
 #define _GNU_SOURCE
 #include "aio.h"
 
-#include <stddef.h>
 #include <time.h>
 
 /* Work between two looks at the clock, in words; a pass costs some itself. */
@@ -110,14 +109,10 @@ int32_t aio_spin(struct aio_spin *spin)
 		spin->hit_count = scan_words(spin);
 		if (spin->hit_count)
 			result |= AIO_SPIN_HIT;
-		if (result) {
+		if (result || budget <= words + WORDS_PER_PASS) {
 			spin->end_ns = aio_now();
-			return (int32_t)result;
-		}
-		if (budget <= words + WORDS_PER_PASS) {
-			spin->end_ns = aio_now();
-			if (spin->end_ns >= spin->deadline_ns)
-				return 0;
+			if (result || spin->end_ns >= spin->deadline_ns)
+				return (int32_t)result;
 			budget = WORDS_PER_CLOCK_READ;
 		} else {
 			budget -= words + WORDS_PER_PASS;

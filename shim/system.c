@@ -62,9 +62,7 @@ int32_t aio_eventfd_drain(int32_t fd)
 	uint64_t value;
 	ssize_t length = read(fd, &value, sizeof(value));
 
-	if (length < 0)
-		return errno == EAGAIN ? 0 : -errno;
-	return 1;
+	return length > 0 ? 1 : errno == EAGAIN ? 0 : -errno;
 }
 
 int32_t aio_close(int32_t fd)
@@ -72,12 +70,10 @@ int32_t aio_close(int32_t fd)
 	return result(close(fd));
 }
 
-/* 0 when the fd is open, -EBADF when it is not. */
+/* -EBADF when the fd is not open, its flags when it is. */
 int32_t aio_fd_check(int32_t fd)
 {
-	long flags = fcntl(fd, F_GETFD);
-
-	return flags < 0 ? -errno : 0;
+	return result(fcntl(fd, F_GETFD));
 }
 
 int32_t aio_epoll_create(void)
