@@ -4,9 +4,9 @@
  * It owns the poll list and which handlers have had their ioPollBegin but not yet their
  * ioPollEnd. The list is kept in the order of idle deadlines, so the ones to remove are found at
  * its front; handlers that joined since the last run stand at its end with no deadline yet. Beside
- * it stand dense tables of the words (in the spin), the functions, and the handlers with begin or
- * end callbacks. The tables are walked from their end while user code runs: a removal moves a
- * visited entry down, so nobody is skipped.
+ * it stand dense tables: the words in the spin, the functions, and here the handlers with begin or
+ * end callbacks. They are walked from their end while user code runs: a removal moves a visited
+ * entry down, so nobody is skipped.
  *
  * Invariant: a handler is in the tables exactly while it is listed; `polling` is set only on a
  * listed handler with `started`. What polling means for the timeout of the wait is decided by the
@@ -17,6 +17,7 @@ import type { AioHandler } from "./aio_handler.ts";
 import type { Fdmon, ReadyList } from "./fdmon.ts";
 import { IntrusiveList, type ListLink } from "./intrusive_list.ts";
 import type { IterationTimes } from "./iteration_times.ts";
+import { PollFunctions } from "./poll_functions.ts";
 import { nextPollNs, type PollParams } from "./polling_time.ts";
 import type { Trace } from "./trace.ts";
 
@@ -53,7 +54,7 @@ export class PollMode {
   readonly #spin: Spin<AioHandler>;
   readonly #times: IterationTimes;
   readonly #list = new IntrusiveList<AioHandler>();
-  readonly #functions: AioHandler[] = [];
+  readonly #functions: PollFunctions;
   readonly #paired: AioHandler[] = [];
   /** What a hit sets its handler's idle deadline to. */
   #idleDeadlineNs = 0;
@@ -65,6 +66,7 @@ export class PollMode {
     this.#parts = parts;
     this.#spin = parts.spin;
     this.#times = parts.times;
+    this.#functions = new PollFunctions((handler) => this.#takeHit(handler), parts.report);
   }
 
   /** Number of handlers on the poll list. */
@@ -77,9 +79,7 @@ export class PollMode {
     handler.idleDeadlineNs = 0;
     this.#list.append(handler.pollLink);
     if (handler.pollWord !== null) this.#spin.add(handler.pollWord, handler);
-    if (handler.pollFunction !== null) {
-      handler.functionIndex = this.#functions.push(handler) - 1;
-    }
+    if (handler.pollFunction !== null) this.#functions.add(handler);
     if (handler.ioPollBegin !== null || handler.ioPollEnd !== null) {
       handler.pairedIndex = this.#paired.push(handler) - 1;
       if (this.started) this.#begin(handler);
@@ -92,11 +92,7 @@ export class PollMode {
     this.#list.remove(handler.pollLink);
     handler.idleDeadlineNs = 0;
     if (handler.pollWord !== null) this.#spin.remove(handler.pollWord);
-    if (handler.functionIndex !== -1) {
-      const moved = swapRemove(this.#functions, handler.functionIndex);
-      if (moved !== null) moved.functionIndex = handler.functionIndex;
-      handler.functionIndex = -1;
-    }
+    if (handler.functionIndex !== -1) this.#functions.remove(handler);
     this.#countLowered(handler.pollNs);
     if (handler.pairedIndex !== -1) {
       const moved = swapRemove(this.#paired, handler.pairedIndex);
@@ -174,8 +170,8 @@ export class PollMode {
     this.#idleDeadlineNs = times.startNs + params.idleNs;
     this.#armIdleDeadlines();
     for (;;) {
-      let hit = this.#pollFunctions();
-      const slice = hit || maxNs === 0 || this.#functions.length !== 0 || !times.native;
+      let hit = this.#functions.poll();
+      const slice = hit || maxNs === 0 || this.#functions.size !== 0 || !times.native;
       this.#spin.times[SpinTime.deadline] = slice ? ONE_PASS : times.startNs + maxNs;
       const result = this.#spin.run();
       if (result & SpinResult.hit) this.#takeWordHits();
@@ -203,7 +199,7 @@ export class PollMode {
       const handler = this.#paired[index];
       if (handler !== undefined && handler.polling) this.#end(handler);
     }
-    this.#pollFunctions();
+    this.#functions.poll();
     this.#spin.times[SpinTime.deadline] = LAST_CHANCE;
     const result = this.#spin.run();
     if (result & SpinResult.hit) this.#takeWordHits();
@@ -243,28 +239,6 @@ export class PollMode {
     } catch (error) {
       this.#parts.report(error);
     }
-  }
-
-  /** One pass over the functions; true when one of them found work or threw. */
-  #pollFunctions(): boolean {
-    const functions = this.#functions;
-    let hit = false;
-    let handler: AioHandler | undefined;
-    for (let index = functions.length - 1; index >= 0; index--) {
-      try {
-        for (; index >= 0; index--) {
-          handler = functions[index];
-          if (handler !== undefined && handler.pollFunction!() === true && handler.listed) {
-            hit = true;
-            this.#takeHit(handler);
-          }
-        }
-      } catch (error) {
-        hit = true;
-        this.#parts.report(error);
-      }
-    }
-    return hit;
   }
 
   #takeWordHits(): void {
