@@ -11,6 +11,7 @@
  * a completion means is the caller's business.
  */
 import { AioError, check, Errno } from "./errno.ts";
+import { RingLayout } from "./layout.ts";
 import type { Liburing } from "./liburing_symbols.ts";
 import { allocateNative, mapWords } from "./memory.ts";
 import type { System } from "./system.ts";
@@ -39,22 +40,46 @@ const SQ_ENTRIES = 256;
 /** Completions that fit before the kernel has to keep an overflow list. */
 const CQ_ENTRIES = 4096;
 
-const SQE_WORDS = 16;
-const CQE_WORDS = 4;
 const NS_PER_S = 1e9;
 /** Longer waits are cut to this; the caller then simply waits again. */
 const TIMEOUT_MAX_S = 0xffff_ffff;
-const EXT_ARG_BYTES = 24n;
 
-// Sizes and offsets of liburing's structures; a test compares them with its header.
-const RING_BYTES = 216, PARAMS_BYTES = 120;
-const PARAMS_FLAGS = 2, PARAMS_CQ_ENTRIES = 1, PARAMS_FEATURES = 5;
-const SQ_KHEAD = 0, SQ_KTAIL = 1, SQ_KFLAGS = 4, SQ_ARRAY = 6, SQ_SQES = 7;
-const CQ_KHEAD = 13, CQ_KTAIL = 14, CQ_CQES = 19;
-const SQ_ENTRIES_WORD = 23, CQ_ENTRIES_WORD = 45, RING_FD_WORD = 49;
+const RING = RingLayout.io_uring, PARAMS = RingLayout.io_uring_params;
+const SQE_WORDS = RingLayout.io_uring_sqe.sizeof / 4;
+const CQE_WORDS = RingLayout.io_uring_cqe.sizeof / 4;
+// Indexes of 64-bit words.
+const SQ_KHEAD = RING["sq.khead"] / 8, SQ_KTAIL = RING["sq.ktail"] / 8;
+const SQ_KFLAGS = RING["sq.kflags"] / 8, SQ_ARRAY = RING["sq.array"] / 8;
+const SQ_SQES = RING["sq.sqes"] / 8, CQ_CQES = RING["cq.cqes"] / 8;
+const CQ_KHEAD = RING["cq.khead"] / 8, CQ_KTAIL = RING["cq.ktail"] / 8;
+// Indexes of 32-bit words.
+const SQ_ENTRIES_WORD = RING["sq.ring_entries"] / 4, CQ_ENTRIES_WORD = RING["cq.ring_entries"] / 4;
+const RING_FD_WORD = RING.ring_fd / 4;
+const EXT_ARG_BYTES = BigInt(RingLayout.io_uring_getevents_arg.sizeof);
+const EXT_ARG_TS = RingLayout.io_uring_getevents_arg.ts / 4;
+const TV_SEC = RingLayout.__kernel_timespec.tv_sec / 4;
+const TV_NSEC = RingLayout.__kernel_timespec.tv_nsec / 4;
 
-const PROBE_BYTES = 16 + 256 * 8;
+/** Words of an SQE; those with 64 bits have their upper half in the next word. */
+export const SqeWord = {
+  /** Shared with flags and ioprio, which stay 0. */
+  opcode: RingLayout.io_uring_sqe.opcode / 4,
+  fd: RingLayout.io_uring_sqe.fd / 4,
+  addr: RingLayout.io_uring_sqe.addr / 4,
+  poll32Events: RingLayout.io_uring_sqe.poll32_events / 4,
+  userData: RingLayout.io_uring_sqe.user_data / 4,
+} as const;
+
+/** Words of a CQE. */
+export const CqeWord = {
+  userData: RingLayout.io_uring_cqe.user_data / 4,
+  res: RingLayout.io_uring_cqe.res / 4,
+} as const;
+
 const PROBE_OPS = 256;
+const PROBE_OP_BYTES = RingLayout.io_uring_probe_op.sizeof;
+const PROBE_OPS_AT = RingLayout.io_uring_probe.ops;
+const PROBE_FLAGS = RingLayout.io_uring_probe_op.flags;
 const OP_SUPPORTED = 1;
 
 const SETUP_CHOICES = [
@@ -75,7 +100,7 @@ export class Ring {
   readonly addresses: RingAddresses;
   /** Flags it was set up with. */
   readonly setupFlags: number;
-  /** Queued completion `i` stands at word `cqeIndex(i)` here: user_data, then res at +2. */
+  /** Words of the CQEs; see `cqeIndex`. */
   cqes: Int32Array<ArrayBuffer>;
   /** Words of the SQEs; see `nextSqe`. */
   sqes: Int32Array<ArrayBuffer>;
@@ -86,11 +111,11 @@ export class Ring {
   readonly timeoutNs: Float64Array<ArrayBuffer> = new Float64Array(1);
   readonly #liburing: Liburing;
   readonly #system: System;
-  readonly #ring = new BigUint64Array(RING_BYTES / 8);
+  readonly #ring = new BigUint64Array(RING.sizeof / 8);
   readonly #fd: number;
   readonly #enterFlags: number;
   readonly #extArg = allocateNative(Number(EXT_ARG_BYTES));
-  readonly #timespec = allocateNative(16);
+  readonly #timespec = allocateNative(RingLayout.__kernel_timespec.sizeof);
   /** Halves of its address. */
   readonly #timespecLow = Number(this.#timespec.address & 0xffff_ffffn);
   readonly #timespecHigh = Number(this.#timespec.address >> 32n);
@@ -110,8 +135,8 @@ export class Ring {
     this.#liburing = liburing;
     this.#system = system;
     const params = this.#setup();
-    this.setupFlags = params[PARAMS_FLAGS];
-    const features = params[PARAMS_FEATURES];
+    this.setupFlags = params[PARAMS.flags / 4];
+    const features = params[PARAMS.features / 4];
     const ring = this.#ring;
     const words = new Uint32Array(ring.buffer);
     this.#fd = words[RING_FD_WORD];
@@ -145,9 +170,9 @@ export class Ring {
   #setup(): Uint32Array {
     let result = 0;
     for (const choice of SETUP_CHOICES) {
-      const params = new Uint32Array(PARAMS_BYTES / 4);
-      params[PARAMS_FLAGS] = choice | SetupFlag.cqSize | SetupFlag.clamp;
-      params[PARAMS_CQ_ENTRIES] = CQ_ENTRIES;
+      const params = new Uint32Array(PARAMS.sizeof / 4);
+      params[PARAMS.flags / 4] = choice | SetupFlag.cqSize | SetupFlag.clamp;
+      params[PARAMS.cq_entries / 4] = CQ_ENTRIES;
       this.#system.calls++;
       result = this.#liburing.io_uring_queue_init_params(SQ_ENTRIES, this.#ring, params);
       if (result >= 0) return params;
@@ -161,7 +186,7 @@ export class Ring {
     if ((features & Feature.extArg) === 0 || (features & Feature.noDrop) === 0) {
       throw new AioError("Cannot use io_uring", "io_uring_setup", Errno.ENOSYS, "needs Linux 5.11");
     }
-    const probe = new Uint8Array(PROBE_BYTES);
+    const probe = new Uint8Array(PROBE_OPS_AT + PROBE_OPS * PROBE_OP_BYTES);
     this.#system.calls++;
     check(
       this.#liburing.io_uring_register_probe(this.#ring, probe, PROBE_OPS),
@@ -169,7 +194,7 @@ export class Ring {
       "io_uring_register",
     );
     for (const [name, op] of Object.entries(RingOp)) {
-      if ((probe[16 + op * 8 + 2] & OP_SUPPORTED) === 0) {
+      if ((probe[PROBE_OPS_AT + op * PROBE_OP_BYTES + PROBE_FLAGS] & OP_SUPPORTED) === 0) {
         throw new AioError(`Cannot use io_uring for ${name}`, "io_uring_register", Errno.ENOSYS);
       }
     }
@@ -201,8 +226,8 @@ export class Ring {
   }
 
   /**
-   * A zeroed SQE, as an index into `sqes`. The ring must not be `full`. It belongs to the kernel
-   * from the next enter on, so it is to be filled in before anything else is called.
+   * A zeroed SQE, as an index into `sqes`; see `SqeWord`. The ring must not be `full`. It belongs
+   * to the kernel from the next enter on, so it is to be filled in before anything else is called.
    */
   nextSqe(): number {
     const at = (this.#tail & this.#sqMask) * SQE_WORDS;
@@ -224,12 +249,12 @@ export class Ring {
     const timed = timeoutNs >= 0 && minComplete > 0;
     if (timed) {
       const seconds = Math.min(Math.floor(timeoutNs / NS_PER_S), TIMEOUT_MAX_S);
-      this.#timespec.u32[0] = seconds;
-      this.#timespec.u32[2] = Math.min(timeoutNs - seconds * NS_PER_S, NS_PER_S - 1);
+      this.#timespec.u32[TV_SEC] = seconds;
+      this.#timespec.u32[TV_NSEC] = Math.min(timeoutNs - seconds * NS_PER_S, NS_PER_S - 1);
     }
     const argument = this.#extArg.u32;
-    argument[4] = timed ? this.#timespecLow : 0;
-    argument[5] = timed ? this.#timespecHigh : 0;
+    argument[EXT_ARG_TS] = timed ? this.#timespecLow : 0;
+    argument[EXT_ARG_TS + 1] = timed ? this.#timespecHigh : 0;
     this.#system.calls++;
     return this.#liburing.io_uring_enter2(
       this.#fd,
@@ -247,7 +272,7 @@ export class Ring {
     return (Atomics.load(this.#cqTail, 0) - this.#head) | 0;
   }
 
-  /** Index into `cqes` of the completion this far from the oldest. */
+  /** Index into `cqes` of the completion this far from the oldest; see `CqeWord`. */
   cqeIndex(offset: number): number {
     return ((this.#head + offset) & this.#cqMask) * CQE_WORDS;
   }

@@ -7,26 +7,30 @@
  * exactly the words that were added and not removed. C writes only `hits`, the count and the
  * time; nothing here is shared with another thread.
  */
+import { SpinLayout } from "./layout.ts";
 import { addressOfShared, allocateNative, type NativeMemory, storeU64 } from "./memory.ts";
 import type { Shim } from "./shim_symbols.ts";
 
 /** Bits of the result of `Spin.run`. */
 export const SpinResult = { hit: 1, completion: 2, sqFlags: 4, notified: 8 } as const;
 
+const { aio_spin: SPIN, aio_poll_word: ENTRY } = SpinLayout;
+
 /** Elements of `Spin.times`. */
-export const SpinTime = { end: 0, deadline: 1 } as const;
+export const SpinTime = { end: 0, deadline: (SPIN.deadline_ns - SPIN.end_ns) / 8 } as const;
 
 /** Widths of a poll word, in bits. */
 export type WordBits = 16 | 32 | 64;
 
-// 32-bit word offsets in struct aio_spin.
-const CQ_HEAD = 0, CQ_TAIL = 2, SQ_FLAGS = 4, NOTIFIED = 6, WORDS = 8, HITS = 14;
-const COUNTS = 16, SQ_FLAGS_MASK = 19, HIT_COUNT = 20;
-const TIMES_BYTE = 88;
-const STRUCT_BYTES = 104;
+// Indexes of 32-bit words. The tables of 16-, 32- and 64-bit words stand in a row, and so do their
+// counts.
+const CQ_HEAD = SPIN.cq_head / 4, CQ_TAIL = SPIN.cq_tail / 4, SQ_FLAGS = SPIN.sq_flags / 4;
+const NOTIFIED = SPIN.notified / 4, WORDS = SPIN.words16 / 4, HITS = SPIN.hits / 4;
+const COUNTS = SPIN.count16 / 4, SQ_FLAGS_MASK = SPIN.sq_flags_mask / 4;
+const HIT_COUNT = SPIN.hit_count / 4;
 
-const ENTRY_WORDS = 4;
-const SEEN_WORD = 2;
+const ENTRY_WORDS = ENTRY.sizeof / 4;
+const ADDRESS_WORD = ENTRY.address / 4, SEEN_WORD = ENTRY.seen / 4;
 const FIRST_CAPACITY = 64;
 const HIT_TABLE_SHIFT = 30;
 const HIT_INDEX_MASK = (1 << HIT_TABLE_SHIFT) - 1;
@@ -114,7 +118,7 @@ class WordTable<Owner> {
 
   #put(index: number, word: WatchedWord, owner: Owner): void {
     const at = index * ENTRY_WORDS;
-    storeU64(this.memory.u32, at, word.address);
+    storeU64(this.memory.u32, at + ADDRESS_WORD, word.address);
     word.place(this.memory.u32, at + SEEN_WORD);
     word.index = index;
     this.words[index] = word;
@@ -137,7 +141,7 @@ export class Spin<Owner> {
    */
   readonly times: Float64Array<ArrayBuffer>;
   readonly #shim: Shim;
-  readonly #memory = allocateNative(STRUCT_BYTES);
+  readonly #memory = allocateNative(SPIN.sizeof);
   readonly #tables = [new WordTable<Owner>(), new WordTable<Owner>(), new WordTable<Owner>()];
   /** Four words that stand in for a ring where the backend has none. */
   readonly #noRing = allocateNative(16);
@@ -146,7 +150,7 @@ export class Spin<Owner> {
   /** @param notified shared words of the notifier; the first one is watched */
   constructor(shim: Shim, notified: Int32Array<SharedArrayBuffer>) {
     this.#shim = shim;
-    this.times = new Float64Array(this.#memory.buffer, TIMES_BYTE, 2);
+    this.times = new Float64Array(this.#memory.buffer, SPIN.end_ns, 2);
     storeU64(this.#memory.u32, NOTIFIED, addressOfShared(notified.buffer));
     this.unwatchRing();
     this.#describeTables();

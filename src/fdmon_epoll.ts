@@ -6,6 +6,7 @@
  * handler's slot number travels in epoll's data word; slot 0 is nobody.
  */
 import { AioError, check, Errno } from "../ffi/errno.ts";
+import { SystemLayout } from "../ffi/layout.ts";
 import { allocateNative } from "../ffi/memory.ts";
 import { EpollOp, type System } from "../ffi/system.ts";
 import type { AioHandler } from "./aio_handler.ts";
@@ -14,9 +15,9 @@ import type { IterationTimes } from "./iteration_times.ts";
 
 /** Events fetched by one wait; the others are still there at the next. */
 const EVENTS_MAX = 128;
-// struct epoll_event is packed on x86-64 and padded elsewhere.
-const EVENT_WORDS = Deno.build.arch === "x86_64" ? 3 : 4;
-const DATA_WORD = Deno.build.arch === "x86_64" ? 1 : 2;
+const { epoll_event: EVENT } = SystemLayout;
+const EVENT_WORDS = EVENT.sizeof / 4;
+const EVENTS_WORD = EVENT.events / 4, DATA_WORD = EVENT.data / 4;
 
 /** The epoll backend. */
 export class FdmonEpoll implements Fdmon {
@@ -100,7 +101,7 @@ export class FdmonEpoll implements Fdmon {
     for (let number = 0; number < count; number++) {
       const at = number * EVENT_WORDS;
       const handler = this.#slots[words[at + DATA_WORD]];
-      if (handler) markReady(this.#ready, handler, words[at]);
+      if (handler) markReady(this.#ready, handler, words[at + EVENTS_WORD]);
     }
   }
 

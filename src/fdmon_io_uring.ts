@@ -14,7 +14,7 @@
  */
 import { AioError, Errno } from "../ffi/errno.ts";
 import type { Liburing } from "../ffi/liburing_symbols.ts";
-import { Ring, RingOp, SqFlag } from "../ffi/ring.ts";
+import { CqeWord, Ring, RingOp, SqeWord, SqFlag } from "../ffi/ring.ts";
 import type { Spin } from "../ffi/spin.ts";
 import type { System } from "../ffi/system.ts";
 import type { AioHandler } from "./aio_handler.ts";
@@ -134,9 +134,9 @@ export class FdmonIoUring implements Fdmon {
   #cancel(handler: AioHandler): void {
     const at = this.#sqe();
     const words = this.#ring.sqes;
-    words[at] = RingOp.pollRemove;
-    words[at + 1] = -1;
-    words[at + 4] = handler.slot;
+    words[at + SqeWord.opcode] = RingOp.pollRemove;
+    words[at + SqeWord.fd] = -1;
+    words[at + SqeWord.addr] = handler.slot;
     handler.armState = Arm.cancelling;
   }
 
@@ -144,10 +144,10 @@ export class FdmonIoUring implements Fdmon {
     for (let handler = handlers.pop(); handler !== undefined; handler = handlers.pop()) {
       const at = this.#sqe();
       const words = this.#ring.sqes;
-      words[at] = RingOp.pollAdd;
-      words[at + 1] = handler.fd;
-      words[at + 7] = handler.events;
-      words[at + 8] = handler.slot;
+      words[at + SqeWord.opcode] = RingOp.pollAdd;
+      words[at + SqeWord.fd] = handler.fd;
+      words[at + SqeWord.poll32Events] = handler.events;
+      words[at + SqeWord.userData] = handler.slot;
       handler.armState = Arm.inFlight;
       handler.armIndex = -1;
     }
@@ -194,8 +194,8 @@ export class FdmonIoUring implements Fdmon {
     const cqes = ring.cqes;
     for (let number = 0; number < count; number++) {
       const at = ring.cqeIndex(number);
-      const handler = this.#slots[cqes[at]];
-      if (handler !== null) this.#complete(handler, cqes[at + 2]);
+      const handler = this.#slots[cqes[at + CqeWord.userData]];
+      if (handler !== null) this.#complete(handler, cqes[at + CqeWord.res]);
     }
     ring.consume(count);
     return count;

@@ -6,15 +6,19 @@
  * What was said of polling in userspace for epoll holds here too.
  */
 import { AioError, check, Errno } from "../ffi/errno.ts";
+import { SystemLayout } from "../ffi/layout.ts";
 import { allocateNative } from "../ffi/memory.ts";
 import { PollEvent, type System } from "../ffi/system.ts";
 import type { AioHandler } from "./aio_handler.ts";
 import { type Fdmon, markFailed, markReady, type ReadyList } from "./fdmon.ts";
 import type { IterationTimes } from "./iteration_times.ts";
 
-const POLLFD_WORDS = 2;
+const { pollfd: POLLFD } = SystemLayout;
+const POLLFD_WORDS = POLLFD.sizeof / 4;
+const FD_WORD = POLLFD.fd / 4, EVENTS_WORD = POLLFD.events / 4;
+/** revents is the upper half of the word that begins with events. */
+const REVENTS_SHIFT = (POLLFD.revents - POLLFD.events) * 8;
 const FIRST_CAPACITY = 64;
-const REVENTS_SHIFT = 16;
 
 /** The poll backend. */
 export class FdmonPoll implements Fdmon {
@@ -65,8 +69,8 @@ export class FdmonPoll implements Fdmon {
 
   #describe(handler: AioHandler, index: number): void {
     handler.slot = index;
-    this.#table.i32[index * POLLFD_WORDS] = handler.fd;
-    this.#table.i32[index * POLLFD_WORDS + 1] = handler.events;
+    this.#table.i32[index * POLLFD_WORDS + FD_WORD] = handler.fd;
+    this.#table.i32[index * POLLFD_WORDS + EVENTS_WORD] = handler.events;
   }
 
   unpolled(): void {}
@@ -93,7 +97,7 @@ export class FdmonPoll implements Fdmon {
     let left = check(result, "Cannot wait for events", "ppoll");
     const words = this.#table.u32;
     for (let index = 0; left > 0; index++) {
-      const revents = words[index * POLLFD_WORDS + 1] >>> REVENTS_SHIFT;
+      const revents = words[index * POLLFD_WORDS + EVENTS_WORD] >>> REVENTS_SHIFT;
       if (revents === 0) continue;
       left--;
       const handler = this.#handlers[index];

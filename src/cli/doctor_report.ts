@@ -7,6 +7,7 @@
  * Showing all this is left to doctor.ts.
  */
 import { AioError, Errno, errnoName } from "../../ffi/errno.ts";
+import { RingLayout } from "../../ffi/layout.ts";
 import {
   liburingOrigin,
   loadLiburing,
@@ -19,9 +20,7 @@ import type { Liburing } from "../../ffi/liburing_symbols.ts";
 import { SetupFlag } from "../../ffi/ring.ts";
 import { AioContext, type FdmonInfo } from "../../mod.ts";
 
-// Sizes and word offsets of liburing's structures, as ffi/ring.ts has them.
-const RING_BYTES = 216, PARAMS_BYTES = 120;
-const PARAMS_FLAGS = 2, PARAMS_FEATURES = 5;
+const { io_uring: RING, io_uring_params: PARAMS } = RingLayout;
 const TRIAL_ENTRIES = 4;
 
 /** A device takes an fd, and the main job has 3,200 of them; half of it is for everything else. */
@@ -184,16 +183,16 @@ function diagnoseIoUring(
 }
 
 function trySetup(liburing: Liburing, flags: number): { result: number; features: number } {
-  const ring = new Uint8Array(RING_BYTES);
-  const params = new Uint32Array(PARAMS_BYTES / 4);
-  params[PARAMS_FLAGS] = flags;
+  const ring = new Uint8Array(RING.sizeof);
+  const params = new Uint32Array(PARAMS.sizeof / 4);
+  params[PARAMS.flags / 4] = flags;
   const result = liburing.io_uring_queue_init_params(
     TRIAL_ENTRIES,
     ring,
     new Uint8Array(params.buffer),
   );
   if (result >= 0) liburing.io_uring_queue_exit(ring);
-  return { result, features: params[PARAMS_FEATURES] };
+  return { result, features: params[PARAMS.features / 4] };
 }
 
 function diagnoseFeatures(

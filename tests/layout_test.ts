@@ -1,0 +1,128 @@
+/** Sizes, offsets and numbers that TypeScript shares with C, compared with the C headers. */
+import { assert, assertEquals } from "@std/assert";
+import { RingLayout, SpinLayout, SystemLayout } from "../ffi/layout.ts";
+import { addressOfShared } from "../ffi/memory.ts";
+import { RingOp, SetupFlag, SqFlag } from "../ffi/ring.ts";
+import type { Shim } from "../ffi/shim_symbols.ts";
+import { EpollOp, PollEvent } from "../ffi/system.ts";
+import { GuestMemory, RING_SLOTS } from "../src/cli/scale_guest.ts";
+import { run } from "./child.ts";
+import { compile } from "./compile.ts";
+
+/** Numbers by name; of a struct, its members and `sizeof`. */
+type Numbers = Readonly<Record<string, number>>;
+
+const SHIM_FOLDER = new URL("../shim/", import.meta.url).pathname;
+const INCLUDES = ["stdio.h", "stddef.h", "poll.h", "sys/epoll.h", "liburing.h", "aio.h"];
+
+/** Has C print the value of each expression. */
+async function evaluate(expressions: readonly string[]): Promise<number[]> {
+  const program = [
+    "#define _GNU_SOURCE",
+    ...INCLUDES.map((header) => `#include <${header}>`),
+    "int main(void) {",
+    ...expressions.map((expression) => `printf("%lld\\n", (long long)(${expression}));`),
+    "return 0; }",
+  ];
+  const words = [await compile(program.join("\n"), [`-I${SHIM_FOLDER}`])];
+  const { code, stdout } = await run(words);
+  assertEquals(code, 0);
+  return stdout.trim().split("\n").map(Number);
+}
+
+/** What C has for the structs and members of a table. */
+async function measure<Structs extends Readonly<Record<string, Numbers>>>(
+  structs: Structs,
+): Promise<Structs> {
+  const places = Object.entries(structs).flatMap(([struct, members]) =>
+    Object.keys(members).map((member) => ({ struct, member }))
+  );
+  const values = await evaluate(places.map(({ struct, member }) => {
+    return member === "sizeof"
+      ? `sizeof(struct ${struct})`
+      : `offsetof(struct ${struct}, ${member})`;
+  }));
+  const measured: Record<string, Record<string, number>> = {};
+  places.forEach(({ struct, member }, index) => {
+    (measured[struct] ??= {})[member] = values[index];
+  });
+  return measured as Structs;
+}
+
+/** Compares numbers with those that C has under the same name in capitals. */
+async function compareConstants(prefix: string, numbers: Numbers): Promise<void> {
+  const names = Object.keys(numbers).map((name) => {
+    return prefix + name.replace(/[A-Z]/g, "_$&").toUpperCase();
+  });
+  assertEquals(await evaluate(names), Object.values(numbers), names.join());
+}
+
+Deno.test("RingLayout: agrees with liburing.h", async () => {
+  assertEquals(RingLayout, await measure(RingLayout));
+});
+
+Deno.test("SystemLayout: agrees with poll.h and sys/epoll.h", async () => {
+  assertEquals(SystemLayout, await measure(SystemLayout));
+});
+
+Deno.test("SpinLayout: agrees with shim/aio.h, and what stands in a row there does", async () => {
+  assertEquals(SpinLayout, await measure(SpinLayout));
+  const { words16, words32, words64, count16, count32, count64, ...others } = SpinLayout.aio_spin;
+  assertEquals([words32 - words16, words64 - words32], [8, 8]);
+  assertEquals([count32 - count16, count64 - count32], [4, 4]);
+  assertEquals(others.deadline_ns - others.end_ns, 8);
+});
+
+Deno.test("constants: agree with those of the C headers", async () => {
+  await compareConstants("IORING_OP_", RingOp);
+  const { cqSize, ...otherFlags } = SetupFlag;
+  await compareConstants("IORING_SETUP_", { ...otherFlags, cqsize: cqSize });
+  await compareConstants("IORING_SQ_", SqFlag);
+  await compareConstants("EPOLL_CTL_", {
+    add: EpollOp.add,
+    del: EpollOp.delete,
+    mod: EpollOp.modify,
+  });
+  const { in: input, out, error, hangUp, invalid } = PollEvent;
+  const events = { in: input, out, err: error, hup: hangUp };
+  await compareConstants("POLL", { ...events, nval: invalid });
+  await compareConstants("EPOLL", events);
+});
+
+Deno.test("GuestMemory: agrees with struct aio_guest and struct aio_queue of shim/aio.h", async () => {
+  const members = { sizeof: 0, stop: 0, event_fd: 0, depth: 0, blocks: 0, kicks: 0, latencies: 0 };
+  const { aio_guest: guest, aio_queue: queue } = await measure({
+    aio_guest: { ...members, queue: 0, ring: 0 },
+    aio_queue: { sizeof: 0, avail: 0, used: 0, notifications_off: 0 },
+  });
+  const [alignment, latencies, slots] = await evaluate([
+    "_Alignof(struct aio_guest)",
+    "sizeof(((struct aio_guest *)0)->latencies) / 4",
+    "AIO_GUEST_SLOTS",
+  ]);
+  const memory = new GuestMemory(2);
+  const first = memory.busyQueue.avail * 4 - guest.queue - queue.avail;
+  const offsetOf = (word: number) => word * 4 - first;
+  assertEquals((Number(addressOfShared(memory.buffer)) + first) % alignment, 0);
+
+  const queues = [memory.busyQueue, memory.idleQueue(0), memory.idleQueue(1)];
+  [guest.queue, guest.sizeof, guest.sizeof + queue.sizeof].forEach((start, number) => {
+    assertEquals(offsetOf(queues[number].avail), start + queue.avail);
+    assertEquals(offsetOf(queues[number].used), start + queue.used);
+    assertEquals(offsetOf(queues[number].notificationsOff), start + queue.notifications_off);
+  });
+  assertEquals([offsetOf(memory.ring), RING_SLOTS], [guest.ring, slots]);
+  assert(first + guest.sizeof + 2 * queue.sizeof <= memory.buffer.byteLength);
+
+  // What the guest is told is found by its value, what it counts by the index of its word.
+  const shim = { aio_guest_run: () => Promise.resolve(0) } as unknown as Shim;
+  await memory.runGuest(shim, { eventFd: 101, depth: 102, blocks: 103 });
+  memory.stopGuest();
+  const told = [101, 102, 103, 1].map((value) => offsetOf(memory.words.indexOf(value)));
+  assertEquals(told, [guest.event_fd, guest.depth, guest.blocks, guest.stop]);
+  memory.words.forEach((_, word) => memory.words[word] = word);
+  const counts = memory.countGuest();
+  assertEquals(offsetOf(counts.kicks), guest.kicks);
+  assertEquals(offsetOf(counts.latencies[0]), guest.latencies);
+  assertEquals(counts.latencies.length, latencies);
+});
