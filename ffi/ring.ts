@@ -10,7 +10,7 @@
  * `unsubmitted` is what the next enter takes. Only the thread that made the ring may use it. What
  * a completion means is the caller's business.
  */
-import { AioError, check, Errno } from "./errno.ts";
+import { AioError, Errno } from "./errno.ts";
 import { RingLayout } from "./layout.ts";
 import type { Liburing } from "./liburing_symbols.ts";
 import { allocateNative, mapWords } from "./memory.ts";
@@ -82,6 +82,13 @@ const PROBE_OPS_AT = RingLayout.io_uring_probe.ops;
 const PROBE_FLAGS = RingLayout.io_uring_probe_op.flags;
 const OP_SUPPORTED = 1;
 
+/** Who may be behind a refusal; other errors have their usual advice. */
+const REFUSAL_ADVICE: Readonly<Record<number, string>> = {
+  [Errno.EPERM]: "a seccomp filter, as containers have by default, or the sysctl " +
+    "kernel.io_uring_disabled forbids it",
+  [Errno.ENOSYS]: "this kernel has no io_uring, or a seccomp filter hides it",
+};
+
 const SETUP_CHOICES = [
   SetupFlag.singleIssuer | SetupFlag.deferTaskrun | SetupFlag.taskrunFlag,
   SetupFlag.coopTaskrun | SetupFlag.taskrunFlag,
@@ -140,12 +147,6 @@ export class Ring {
     const ring = this.#ring;
     const words = new Uint32Array(ring.buffer);
     this.#fd = words[RING_FD_WORD];
-    try {
-      this.#requireSupport(features);
-    } catch (error) {
-      liburing.io_uring_queue_exit(ring);
-      throw error;
-    }
     this.#enterFlags = EnterFlag.extArg | (features & Feature.noIowait ? EnterFlag.noIowait : 0);
     const sqEntries = words[SQ_ENTRIES_WORD], cqEntries = words[CQ_ENTRIES_WORD];
     this.#sqMask = sqEntries - 1;
@@ -165,6 +166,12 @@ export class Ring {
     // SQEs are used in ring order, so the indirection array is written once.
     const array = mapWords(ring[SQ_ARRAY], sqEntries);
     for (let index = 0; index < sqEntries; index++) array[index] = index;
+    try {
+      this.#requireSupport(features);
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
   }
 
   #setup(): Uint32Array {
@@ -179,7 +186,7 @@ export class Ring {
       // EINVAL means that this kernel does not know a flag; fewer are asked for next.
       if (result !== -Errno.EINVAL) break;
     }
-    throw new AioError("Cannot set up io_uring", "io_uring_setup", -result);
+    throw refusal("Cannot set up io_uring", "io_uring_setup", result);
   }
 
   #requireSupport(features: number): void {
@@ -188,16 +195,16 @@ export class Ring {
     }
     const probe = new Uint8Array(PROBE_OPS_AT + PROBE_OPS * PROBE_OP_BYTES);
     this.#system.calls++;
-    check(
-      this.#liburing.io_uring_register_probe(this.#ring, probe, PROBE_OPS),
-      "Cannot probe io_uring",
-      "io_uring_register",
-    );
+    const probed = this.#liburing.io_uring_register_probe(this.#ring, probe, PROBE_OPS);
+    if (probed < 0) throw refusal("Cannot probe io_uring", "io_uring_register", probed);
     for (const [name, op] of Object.entries(RingOp)) {
       if ((probe[PROBE_OPS_AT + op * PROBE_OP_BYTES + PROBE_FLAGS] & OP_SUPPORTED) === 0) {
         throw new AioError(`Cannot use io_uring for ${name}`, "io_uring_register", Errno.ENOSYS);
       }
     }
+    // A filter may refuse this call alone, which is better known now than in the first wait.
+    const entered = this.enter(0);
+    if (entered < 0) throw refusal("Cannot enter io_uring", "io_uring_enter", entered);
   }
 
   /** SQEs handed out that no enter has taken yet. */
@@ -301,4 +308,8 @@ export class Ring {
     this.#system.calls++;
     this.#liburing.io_uring_queue_exit(this.#ring);
   }
+}
+
+function refusal(what: string, syscall: string, result: number): AioError {
+  return new AioError(what, syscall, -result, REFUSAL_ADVICE[-result]);
 }

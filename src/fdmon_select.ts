@@ -36,6 +36,8 @@ export interface FdmonChoice {
 /** Names a user may ask for. */
 export const FDMON_NAMES: readonly FdmonName[] = ["io_uring", "epoll", "poll"];
 
+const BY_NAME = "asked for by name";
+
 /**
  * Makes the backend asked for, or the best one that works.
  *
@@ -49,7 +51,7 @@ export function selectFdmon(name: FdmonName | undefined, parts: FdmonParts): Fdm
         `Cannot use fdmon as it is not one of ${FDMON_NAMES.join(", ")}: ${String(name)}`,
       );
     }
-    return { fdmon: makeFdmon(name, parts), reason: "asked for by name" };
+    return { fdmon: makeFdmon(name, parts), reason: BY_NAME };
   }
   const reasons: string[] = [];
   for (const candidate of FDMON_NAMES) {
@@ -65,11 +67,12 @@ export function selectFdmon(name: FdmonName | undefined, parts: FdmonParts): Fdm
   throw new Error(`assertion failed: poll can always be had: ${reasons.join("; ")}`);
 }
 
-/** The backend for a context that has an fd which epoll refuses. */
-export function fallBackToPoll(parts: FdmonParts, fd: number): FdmonChoice {
+/** The backend for a context that has an fd which epoll, chosen before, refuses. */
+export function fallBackToPoll(parts: FdmonParts, epoll: FdmonChoice, fd: number): FdmonChoice {
+  const refusal = `epoll cannot watch fd ${fd}, such as a regular file (EPERM)`;
   return {
     fdmon: new FdmonPoll(parts.system, parts.ready, parts.times),
-    reason: `epoll cannot watch fd ${fd}, such as a regular file (EPERM)`,
+    reason: epoll.reason === BY_NAME ? refusal : `${epoll.reason}; ${refusal}`,
   };
 }
 

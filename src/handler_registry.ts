@@ -174,7 +174,7 @@ export class HandlerRegistry {
       const refused = error instanceof AioError && error.errno === Errno.EPERM;
       if (!refused || this.fdmon.name !== "epoll" || replacement === null) throw error;
       this.fdmon.dispose();
-      this.#choice = fallBackToPoll(this.#parts, replacement.fd);
+      this.#choice = fallBackToPoll(this.#parts, this.#choice, replacement.fd);
       this.fdmon.update(null, this.#notifier);
       for (let link = this.#all.first; link !== null; link = link.next) {
         if (link.member.watched && link.member !== old) this.fdmon.update(null, link.member);

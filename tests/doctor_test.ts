@@ -138,6 +138,12 @@ Deno.test("doctor: the memlock limit is named where setup says ENOMEM", async ()
   assert(found.advice.includes("io_uring is off: raise the memlock limit with ulimit -l"));
 });
 
+onIoUring("doctor: says so where io_uring can be set up but not entered", async () => {
+  const found = await reportRefused({ io_uring_enter: Errno.EPERM });
+  assertEquals([found.code, found.backend.name, found.ioUring.error], [0, "epoll", null]);
+  assert(found.advice.includes(`io_uring is not used: ${found.backend.reason}`));
+});
+
 Deno.test("doctor: fails where neither io_uring nor epoll can be had", async () => {
   const found = await reportRefused({ io_uring_setup: Errno.EPERM, epoll_create1: Errno.EPERM });
   assertEquals([found.code, found.backend.name], [1, "poll"]);
