@@ -102,8 +102,12 @@ Deno.test("loadShim, loadLiburing: own paths by environment, where it may be rea
   const env = { AIO_CONTEXT_SHIM: own.shim, AIO_CONTEXT_LIBURING: own.liburing };
   const loaded = { shim: "loaded", liburing: "loaded" };
   assertEquals(await loadBoth({ env }), { ...loaded, mapped: `${own.liburing} ${own.shim}` });
-  const permissions = ["--allow-ffi", "--allow-read", "--allow-write"];
-  const nowhere = { AIO_CONTEXT_SHIM: "/nonexistent", AIO_CONTEXT_LIBURING: "/nonexistent" };
+  const permissions = ["--allow-env=TMPDIR", "--allow-ffi", "--allow-read", "--allow-write"];
+  const nowhere = {
+    AIO_CONTEXT_SHIM: "/nonexistent",
+    AIO_CONTEXT_LIBURING: "/nonexistent",
+    TMPDIR: newFolder(),
+  };
   assertEquals(await loadBoth({ env: nowhere, permissions }), { ...loaded, mapped: "" });
 });
 
@@ -216,7 +220,9 @@ Deno.test("loadLiburing: an old one of the system is an error that says what to 
 });
 
 Deno.test("loadLiburing: under a grant for paths the error names the flag, not the package", async () => {
-  const { liburing } = await loadBoth({ permissions: ["--allow-ffi=liburing.so.2"] });
+  const { liburing } = await loadBoth({
+    permissions: ["--allow-env=TMPDIR", "--allow-ffi=liburing.so.2"],
+  });
   assertEquals(
     liburing,
     "AioError EACCES: Cannot load liburing from liburing.so.2 as dlopen failed: EACCES " +
@@ -253,9 +259,11 @@ Deno.test("loadShim: without a permission the error names the flags, and those a
   }
 });
 
-Deno.test("loadShim, loadLiburing: without any permission the flags named are enough too", async () => {
+Deno.test("loadShim: where the cache folder cannot be named the flags are enough too", async () => {
+  // Its name contains the user's number, which takes --allow-ffi.
   const env = { TMPDIR: newFolder() };
-  const { shim, liburing } = await loadBoth({ env, permissions: [] });
+  const granted = ["--allow-env=TMPDIR"];
+  const { shim, liburing } = await loadBoth({ env, permissions: granted });
   const start = (thing: string) =>
     `AioError EACCES: Cannot load ${thing} as dlopen failed: EACCES `;
   assertEquals(
@@ -263,7 +271,7 @@ Deno.test("loadShim, loadLiburing: without any permission the flags named are en
     `${start("the shim")}(run Deno with --allow-ffi --allow-read=/ --allow-write=/)`,
   );
   assertEquals(liburing, `${start("liburing from liburing.so.2")}(run Deno with --allow-ffi)`);
-  const permissions = ["--allow-ffi", "--allow-read=/", "--allow-write=/"];
+  const permissions = [...granted, "--allow-ffi", "--allow-read=/", "--allow-write=/"];
   const after = await loadBoth({ env, permissions });
   assertEquals([after.shim, after.liburing], ["loaded", "loaded"]);
 });
