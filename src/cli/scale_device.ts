@@ -15,13 +15,16 @@ import { CommandError } from "./exit.ts";
 import { type GuestMemory, type QueuePlace, RING_SLOTS } from "./scale_guest.ts";
 import type { PollForm } from "./scale_options.ts";
 
+const PAGE = 4096;
+
 /** Reads blocks of a file with pread(2), each slot of the ring into its own buffer. */
 export class BlockReader {
   readonly #shim: Shim;
   readonly #fd: number;
   readonly #blockSize: number;
-  /** C writes into these while a read runs; the pointers do not keep them alive. */
-  readonly #buffers: NativeMemory[] = [];
+  /** C writes into this while a read runs; the pointers do not keep it alive. */
+  readonly #buffers: NativeMemory;
+  /** One buffer for each slot, page-aligned as a guest's are: the kernel copies slower to others. */
   readonly #pointers: Deno.PointerValue[] = [];
 
   /** @param depth requests in flight at most */
@@ -29,9 +32,11 @@ export class BlockReader {
     this.#shim = shim;
     this.#fd = fd;
     this.#blockSize = blockSize;
+    const stride = Math.ceil(blockSize / PAGE) * PAGE;
+    this.#buffers = allocateNative(stride * depth + PAGE);
+    const first = this.#buffers.address + (-this.#buffers.address & BigInt(PAGE - 1));
     for (let slot = 0; slot < depth; slot++) {
-      this.#buffers.push(allocateNative(blockSize));
-      this.#pointers.push(this.#buffers[slot].pointer);
+      this.#pointers.push(Deno.UnsafePointer.create(first + BigInt(slot * stride)));
     }
   }
 
