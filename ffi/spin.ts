@@ -140,8 +140,6 @@ export class Spin<Owner> {
    * An array, as V8 may allocate for a double that is passed or returned.
    */
   readonly times: Float64Array<ArrayBuffer>;
-  /** Number of words watched; changed here alone. */
-  wordCount = 0;
   readonly #shim: Shim;
   readonly #memory = allocateNative(SPIN.sizeof);
   readonly #tables = [new WordTable<Owner>(), new WordTable<Owner>(), new WordTable<Owner>()];
@@ -173,6 +171,13 @@ export class Spin<Owner> {
     this.watchRing(none, none, none, 0);
   }
 
+  /** Number of words watched. */
+  get wordCount(): number {
+    let count = 0;
+    for (const table of this.#tables) count += table.words.length;
+    return count;
+  }
+
   add(word: WatchedWord, owner: Owner): void {
     if (word.index !== -1) throw new Error("assertion failed: word is already watched");
     this.#tables[tableOf(word.bits)].add(word, owner);
@@ -187,8 +192,7 @@ export class Spin<Owner> {
 
   /**
    * Spins until something changes or the clock reaches the deadline; at least one full pass. With
-   * a deadline of 0 it is exactly one pass after a full memory barrier, with a negative one exactly
-   * one that looks at the clock only if it finds something.
+   * a deadline of 0 it is exactly one pass after a full memory barrier.
    *
    * @returns bits of SpinResult; 0 when the time was up
    */
@@ -210,12 +214,10 @@ export class Spin<Owner> {
   #describeTables(): void {
     const words = this.#memory.u32;
     let capacity = 0;
-    this.wordCount = 0;
     for (let number = 0; number < 3; number++) {
       const table = this.#tables[number];
       words[COUNTS + number] = table.words.length;
       storeU64(words, WORDS + number * 2, table.memory.address);
-      this.wordCount += table.words.length;
       capacity += table.capacity;
     }
     if (capacity * 4 > this.#hits.buffer.byteLength) this.#hits = allocateNative(capacity * 4);

@@ -43,6 +43,7 @@ struct aio_spin {
 	uint32_t count64;            /*  72 */
 	uint32_t sq_flags_mask;      /*  76: the SQ flags that end the spin */
 	uint32_t hit_count;          /*  80: out */
+	uint32_t reserved;           /*  84 */
 	double end_ns;               /*  88: out, the clock when it ended */
 	double deadline_ns;          /*  96: when to end, or 0: see spin.c */
 };

@@ -82,21 +82,20 @@ static uint32_t scan_words(struct aio_spin *spin)
 
 /*
  * Spins until a bit of the result is set or deadline_ns has passed; always
- * makes one full pass. A deadline that is not above 0 asks for exactly one: a
- * negative one leaves the clock alone where nothing is found; 0 is the last
- * chance before sleeping. Its barrier orders the caller's "notify me" stores
- * before these loads; its partner is the barrier between a producer's post and
+ * makes one full pass. A deadline of 0 asks for exactly one, the last chance
+ * before sleeping: its barrier orders the caller's "notify me" stores before
+ * these loads, and its partner is the barrier between a producer's post and
  * its look at "notify me". The partner of the notified load is the waker's
  * store; a lost race there is caught by the announcement before the wait.
  */
 int32_t aio_spin(struct aio_spin *spin)
 {
-	int64_t words = spin->count16 + spin->count32 + spin->count64;
-	int64_t budget = 0;
+	uint32_t words = spin->count16 + spin->count32 + spin->count64;
+	uint32_t budget = 0;
 
 	if (spin->deadline_ns == 0)
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	for (;; cpu_relax()) {
+	for (;;) {
 		uint32_t result = 0;
 
 		if (__atomic_load_n(spin->cq_tail, __ATOMIC_RELAXED) !=
@@ -110,16 +109,14 @@ int32_t aio_spin(struct aio_spin *spin)
 		spin->hit_count = scan_words(spin);
 		if (spin->hit_count)
 			result |= AIO_SPIN_HIT;
-		if (!result && spin->deadline_ns < 0)
-			break;
-		budget -= words + WORDS_PER_PASS;
-		if (!result && budget > 0)
-			continue;
-		spin->end_ns = aio_now();
-		if (result || spin->end_ns >= spin->deadline_ns)
-			return (int32_t)result;
-		budget = WORDS_PER_CLOCK_READ;
+		if (result || budget <= words + WORDS_PER_PASS) {
+			spin->end_ns = aio_now();
+			if (result || spin->end_ns >= spin->deadline_ns)
+				return (int32_t)result;
+			budget = WORDS_PER_CLOCK_READ;
+		} else {
+			budget -= words + WORDS_PER_PASS;
+		}
+		cpu_relax();
 	}
-	cpu_relax();
-	return 0;
 }

@@ -25,12 +25,6 @@ import type { Trace } from "./trace.ts";
 const ONE_PASS = 1;
 /** The same behind a full memory barrier: what raced with ioPollEnd is seen. */
 const LAST_CHANCE = 0;
-/** One pass that does not read the clock when it finds nothing. */
-const UNTIMED_PASS = -1;
-
-/** Functions asked between two looks at the clock, about half a microsecond, and what a pass counts. */
-const WORK_PER_CLOCK_READ = 64;
-const WORK_PER_PASS = 4;
 
 /** What poll mode is made of. */
 export interface PollModeParts {
@@ -175,7 +169,18 @@ export class PollMode {
     this.progress = this.interrupted = false;
     this.#idleDeadlineNs = times.startNs + params.idleNs;
     this.#armIdleDeadlines();
-    this.#poll(maxNs);
+    for (;;) {
+      let hit = this.#functions.poll();
+      const slice = hit || maxNs === 0 || this.#functions.size !== 0 || !times.native;
+      this.#spin.times[SpinTime.deadline] = slice ? ONE_PASS : times.startNs + maxNs;
+      const result = this.#spin.run();
+      if (result & SpinResult.hit) this.#takeWordHits();
+      if (result & SpinResult.notified) this.#takeNotified();
+      hit ||= result !== 0;
+      times.endOfSpin(this.#spin);
+      this.interrupted = hit;
+      if (hit || times.endNs - times.startNs >= maxNs) break;
+    }
     this.totalNs += times.endNs - times.startNs;
     if (fdmon.supportsPolling) this.#removeIdle(fdmon);
     if (this.progress) this.hits++;
@@ -216,36 +221,6 @@ export class PollMode {
     }
     if (hit && !handler.deleted) this.#markPollReady(handler);
     return hit;
-  }
-
-  /**
-   * Makes passes until something is found or the time is over, and notes the end. Beside functions
-   * the clock is read once in many passes, so the end may be that of an earlier one.
-   */
-  #poll(maxNs: number): void {
-    const times = this.#times, spin = this.#spin;
-    let work = 0;
-    for (;;) {
-      const found = this.#functions.poll();
-      // Without words nothing is left to be polled; the context looks at the rest by itself.
-      this.interrupted = found && times.native && spin.wordCount === 0;
-      if (this.interrupted) return;
-      work += this.#functions.size + WORK_PER_PASS;
-      let deadlineNs = ONE_PASS;
-      if (times.native && maxNs !== 0 && !found) {
-        if (this.#functions.size === 0) deadlineNs = times.startNs + maxNs;
-        else if (work < WORK_PER_CLOCK_READ) deadlineNs = UNTIMED_PASS;
-        else work = 0;
-      }
-      spin.times[SpinTime.deadline] = deadlineNs;
-      const result = spin.run();
-      if (result === 0 && deadlineNs === UNTIMED_PASS) continue;
-      if (result & SpinResult.hit) this.#takeWordHits();
-      if (result & SpinResult.notified) this.#takeNotified();
-      times.endOfSpin(spin);
-      this.interrupted = found || result !== 0;
-      if (this.interrupted || times.endNs - times.startNs >= maxNs) return;
-    }
   }
 
   #begin(handler: AioHandler): void {
