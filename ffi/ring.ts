@@ -37,8 +37,11 @@ const EnterFlag = { getEvents: 1, extArg: 1 << 3, noIowait: 1 << 7 } as const;
 
 /** SQEs that can wait for one enter; when more are needed the ring is entered midway. */
 const SQ_ENTRIES = 256;
-/** Completions that fit before the kernel has to keep an overflow list. */
-const CQ_ENTRIES = 4096;
+/**
+ * Completions that fit before the kernel has to keep an overflow list. The kernel also sizes by it
+ * the hash table in which a cancellation searches: from this number on it has all 256 buckets.
+ */
+const CQ_ENTRIES = 8192;
 
 const NS_PER_S = 1e9;
 /** Longer waits are cut to this; the caller then simply waits again. */

@@ -22,7 +22,11 @@ export class HandlerRegistry {
   readonly #pollMode: PollMode;
   readonly #notifier: AioHandler;
   readonly #changed: () => void;
-  readonly #byFd = new Map<number, AioHandler>();
+  /**
+   * Indexed by fd. The kernel gives out the lowest number that is free, so there are few gaps; and a
+   * Map would keep a trace of every deletion, which the next ones of the same number walk through.
+   */
+  readonly #byFd: (AioHandler | null)[] = [];
   readonly #all = new IntrusiveList<AioHandler>();
   readonly #deleted = new IntrusiveList<AioHandler>();
   #choice: FdmonChoice;
@@ -69,7 +73,7 @@ export class HandlerRegistry {
 
   /** The live handler of an fd, or null. */
   get(fd: number): AioHandler | null {
-    return this.#byFd.get(fd) ?? null;
+    return this.#byFd[fd] ?? null;
   }
 
   /** Whether external-disable keeps the handler from running. */
@@ -89,7 +93,9 @@ export class HandlerRegistry {
     this.#changed();
     if (old !== null) this.#markDeleted(old);
     if (replacement !== null) {
-      this.#byFd.set(replacement.fd, replacement);
+      // Filled up rather than assigned beyond its end, which would make the array a slow one.
+      while (this.#byFd.length <= replacement.fd) this.#byFd.push(null);
+      this.#byFd[replacement.fd] = replacement;
       this.#all.append(replacement.allLink);
       if (replacement.pollWord !== null) replacement.pollWord.owner = replacement;
     }
@@ -98,7 +104,7 @@ export class HandlerRegistry {
   /** From here on no callback of the handler runs, but the ioPollEnd that is due. */
   #markDeleted(handler: AioHandler): void {
     handler.deleted = true;
-    this.#byFd.delete(handler.fd);
+    this.#byFd[handler.fd] = null;
     this.#all.remove(handler.allLink);
     this.forgetEvents(handler);
     if (handler.pollWord !== null) handler.pollWord.owner = null;
