@@ -35,7 +35,7 @@ import { HandlerRegistry } from "./handler_registry.ts";
 import { IntrusiveList } from "./intrusive_list.ts";
 import { IterationTimes } from "./iteration_times.ts";
 import { PollMode } from "./poll_mode.ts";
-import { DEFAULT_POLL_PARAMS, mergePollParams, type PollParams } from "./polling_time.ts";
+import { defaultPollParams, mergePollParams, type PollParams } from "./polling_time.ts";
 import { ListedTimer, type Timer, TimerList } from "./timer_list.ts";
 import { Trace } from "./trace.ts";
 
@@ -94,7 +94,10 @@ export class AioContext implements Disposable {
    */
   constructor(options: AioContextOptions = {}) {
     validateContextOptions(options);
-    this.#params = mergePollParams(DEFAULT_POLL_PARAMS, options.pollParams ?? {});
+    this.#params = mergePollParams(
+      defaultPollParams(navigator.hardwareConcurrency),
+      options.pollParams ?? {},
+    );
     const shim = loadShim({ shim: options.shim });
     const { report } = this.#errors;
     const changed = () => {
@@ -313,7 +316,7 @@ export class AioContext implements Disposable {
     const times = this.#times;
     const { fdmon } = this.#handlers;
     this.#polled = false;
-    let maxNs = this.#params.maxNs === 0 ? 0 : mode.maxPollNs();
+    let maxNs = this.#params.maxNs === 0 ? 0 : mode.longestNs(this.#params);
     if (times.timeoutNs >= 0 && times.timeoutNs < maxNs) maxNs = times.timeoutNs;
     if (maxNs !== 0) fdmon.beforePolling();
     if (maxNs !== 0 && !fdmon.needWait()) mode.enter();

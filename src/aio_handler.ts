@@ -71,6 +71,9 @@ export class AioHandler {
 
   /** Owned by poll mode: adaptive polling time, idle deadline (0: not armed), begin without end. */
   pollNs = 0;
+  /** Owned by the polling budget: mean time between events, and when the last one was. */
+  averageNs = 0;
+  lastEventNs = 0;
   /** This round's block time has been taken into pollNs. */
   adjusted = false;
   idleDeadlineNs = 0;

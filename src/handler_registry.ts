@@ -129,9 +129,9 @@ export class HandlerRegistry {
 
   /** Zeroes the polling time of all handlers and forgets their idle deadlines. */
   resetPolling(): void {
-    this.#pollMode.setPollNs(this.#notifier, 0);
+    this.#pollMode.budget.reset(this.#notifier);
     for (let link = this.#all.first; link !== null; link = link.next) {
-      this.#pollMode.setPollNs(link.member, 0);
+      this.#pollMode.budget.reset(link.member);
     }
     this.#pollMode.disarm();
     this.#changed();

@@ -18,7 +18,8 @@ import type { Fdmon, ReadyList } from "./fdmon.ts";
 import { IntrusiveList, type ListLink } from "./intrusive_list.ts";
 import type { IterationTimes } from "./iteration_times.ts";
 import { PollFunctions } from "./poll_functions.ts";
-import { nextPollNs, type PollParams } from "./polling_time.ts";
+import { PollingBudget } from "./polling_budget.ts";
+import type { PollParams } from "./polling_time.ts";
 import type { Trace } from "./trace.ts";
 
 /** A deadline for which the spin makes exactly one pass, as it is over already. */
@@ -45,6 +46,8 @@ export class PollMode {
   progress = false;
   /** The last run ended because of an event of any kind. */
   interrupted = false;
+  /** What the handlers have learned. */
+  readonly budget: PollingBudget;
   /** Counters for stats(). */
   runs = 0;
   hits = 0;
@@ -58,20 +61,28 @@ export class PollMode {
   readonly #paired: AioHandler[] = [];
   /** What a hit sets its handler's idle deadline to. */
   #idleDeadlineNs = 0;
-  #maxPollNs = 0;
-  /** Listed handlers whose pollNs is #maxPollNs; 0 when that has to be looked for again. */
-  #maxPollCount = 0;
 
   constructor(parts: PollModeParts) {
     this.#parts = parts;
     this.#spin = parts.spin;
     this.#times = parts.times;
+    this.budget = new PollingBudget(parts.times, parts.trace);
     this.#functions = new PollFunctions((handler) => this.#takeHit(handler), parts.report);
   }
 
   /** Number of handlers on the poll list. */
   get size(): number {
     return this.#list.size;
+  }
+
+  /** The largest polling time on the list, in ns. */
+  longestNs(params: PollParams): number {
+    return this.budget.longest(this.#list, params);
+  }
+
+  /** Teaches the handlers that became ready in this round how long the loop was blocked. */
+  adjust(params: PollParams): void {
+    this.budget.learn(this.#parts.ready, params);
   }
 
   /** Lists a handler, which must not be listed; tells it when poll mode is on. */
@@ -84,7 +95,7 @@ export class PollMode {
       handler.pairedIndex = this.#paired.push(handler) - 1;
       if (this.started) this.#begin(handler);
     }
-    this.#countRaised(handler.pollNs);
+    this.budget.add(handler);
   }
 
   /** Takes a listed handler off; ends polling for it first. Its last events are not looked for. */
@@ -93,7 +104,7 @@ export class PollMode {
     handler.idleDeadlineNs = 0;
     if (handler.pollWord !== null) this.#spin.remove(handler.pollWord);
     if (handler.functionIndex !== -1) this.#functions.remove(handler);
-    this.#countLowered(handler.pollNs);
+    this.budget.remove(handler);
     if (handler.pairedIndex !== -1) {
       const moved = swapRemove(this.#paired, handler.pairedIndex);
       if (moved !== null) moved.pairedIndex = handler.pairedIndex;
@@ -102,51 +113,11 @@ export class PollMode {
     }
   }
 
-  /** Changes a handler's polling time. */
-  setPollNs(handler: AioHandler, pollNs: number): void {
-    if (handler.listed) {
-      this.#countLowered(handler.pollNs);
-      handler.pollNs = pollNs;
-      this.#countRaised(pollNs);
-    } else {
-      handler.pollNs = pollNs;
-    }
-  }
-
-  /** Teaches the handlers that became ready in this round how long the loop was blocked. */
-  adjust(params: PollParams): void {
-    const { ready, trace } = this.#parts;
-    const blockNs = this.#times.endNs - this.#times.startNs;
-    for (let link = ready.last; link !== null; link = link.previous) {
-      const handler = link.member;
-      if (handler.adjusted) break;
-      handler.adjusted = true;
-      if (!handler.hasPoll) continue;
-      const old = handler.pollNs;
-      const pollNs = nextPollNs(old, blockNs, params);
-      if (pollNs === old) continue;
-      this.setPollNs(handler, pollNs);
-      const name = pollNs < old ? "poll_shrink" : "poll_grow";
-      if (trace.wants(name)) trace.emit(name, { old, new: pollNs });
-    }
-  }
-
   /** Forgets the idle deadlines, as the interval has changed. */
   disarm(): void {
     for (let link = this.#list.first; link !== null; link = link.next) {
       link.member.idleDeadlineNs = 0;
     }
-  }
-
-  /** The largest polling time on the list. */
-  maxPollNs(): number {
-    if (this.#maxPollCount === 0) {
-      this.#maxPollNs = 0;
-      for (let link = this.#list.first; link !== null; link = link.next) {
-        this.#countRaised(link.member.pollNs);
-      }
-    }
-    return this.#maxPollNs;
   }
 
   /** Enters poll mode: from here on the listed handlers need not signal their fds. */
@@ -298,19 +269,6 @@ export class PollMode {
       fdmon.unpolled(handler);
       if (wasPolling && this.pollOnce(handler)) this.progress = this.interrupted = true;
     }
-  }
-
-  #countRaised(pollNs: number): void {
-    if (pollNs > this.#maxPollNs) {
-      this.#maxPollNs = pollNs;
-      this.#maxPollCount = 1;
-    } else if (pollNs === this.#maxPollNs) {
-      this.#maxPollCount++;
-    }
-  }
-
-  #countLowered(pollNs: number): void {
-    if (pollNs === this.#maxPollNs && this.#maxPollCount > 0) this.#maxPollCount--;
   }
 }
 

@@ -1,30 +1,43 @@
 /**
  * How long the loop may poll before it sleeps, learned per handler from how long the loop was
- * blocked: the rule of semantics as pure arithmetic.
+ * blocked: two rules as pure arithmetic, and the parameters they have.
  *
- * Sleeping longer than the limit means polling would have been wasted: shrink. Sleeping less, but
- * longer than was polled, means a little more polling would have caught the event: grow.
+ * Without a weight, QEMU's rule: sleeping longer than the limit means polling would have been
+ * wasted: shrink. Sleeping less, but longer than was polled, means a little more polling would have
+ * caught the event: grow. With a weight, the mean time between a handler's events is kept and
+ * polled for a multiple of: one pause changes little, and a handler that falls silent is noticed.
  */
 
 /** Parameters of polling. All times in ns. */
 export interface PollParams {
   /** Longest time to poll before sleeping; 0 switches polling off. */
   maxNs: number;
-  /** Factor by which the time grows; 0 stands for 2. */
+  /** Factor by which the time grows, or the mean is multiplied; 0 stands for 2. */
   grow: number;
-  /** Divisor by which it shrinks; 0 starts again from 0. */
+  /** Divisor by which it shrinks; 0 starts again from 0. Of no use with a weight. */
   shrink: number;
   /** A handler idle for this long leaves the poll list; Infinity keeps it for ever. */
   idleNs: number;
+  /**
+   * How slowly the mean time between events follows: each event counts one part in 2 to the power
+   * of this, 1 to 16. 0 keeps no mean but grows and shrinks.
+   */
+  weight: number;
 }
 
-/** Parameters of a new context. */
-export const DEFAULT_POLL_PARAMS: Readonly<PollParams> = {
-  maxNs: 32_768,
-  grow: 0,
-  shrink: 0,
-  idleNs: 7e9,
-};
+/**
+ * Parameters of a new context.
+ *
+ * @param processors how many this process may run on; with one, whoever is to make an event cannot
+ *   while the loop polls for it, so polling is off
+ */
+export function defaultPollParams(processors: number): PollParams {
+  return { maxNs: processors > 1 ? 32_768 : 0, grow: 0, shrink: 0, idleNs: 7e9, weight: 3 };
+}
+
+const WEIGHT_MAX = 16;
+/** Longer times between events count as this many times maxNs, so that a pause is soon forgotten. */
+const INTERVAL_CAP = 2;
 
 /** First polling time of a handler that was not polled before. */
 export const POLL_START_NS = 4_000;
@@ -47,13 +60,39 @@ export function nextPollNs(currentNs: number, blockNs: number, params: PollParam
   return Math.min(grown, maxNs);
 }
 
+/**
+ * The mean time between a handler's events after one more.
+ *
+ * @param averageNs the mean so far; 0: there is none
+ * @param intervalNs how long the loop was blocked since the handler's event before, in ns
+ * @param params the context's parameters, with a weight
+ * @returns the new mean, in whole ns
+ */
+export function nextAverageNs(averageNs: number, intervalNs: number, params: PollParams): number {
+  const cappedNs = Math.min(intervalNs, params.maxNs * INTERVAL_CAP);
+  if (averageNs === 0) return Math.ceil(cappedNs);
+  return Math.ceil(averageNs + (cappedNs - averageNs) / (1 << params.weight));
+}
+
+/**
+ * The polling time of a handler with this mean time between events.
+ *
+ * @returns a multiple of the mean, as events do not come evenly; 0 where that is too long to poll
+ */
+export function weightedPollNs(averageNs: number, params: PollParams): number {
+  const { maxNs, grow } = params;
+  if (averageNs > maxNs) return 0;
+  const wantedNs = Math.max(POLL_START_NS, averageNs * (grow === 0 ? DEFAULT_GROW : grow));
+  return Math.min(wantedNs, maxNs);
+}
+
 /** Merges new parameters into the current ones. @throws {RangeError} naming the bad one */
 export function mergePollParams(current: PollParams, changes: Partial<PollParams>): PollParams {
   if (typeof changes !== "object" || changes === null) {
     throw new TypeError(`Cannot set poll parameters as they are not an object: ${String(changes)}`);
   }
   const merged: PollParams = { ...current };
-  for (const name of ["maxNs", "grow", "shrink", "idleNs"] as const) {
+  for (const name of ["maxNs", "grow", "shrink", "idleNs", "weight"] as const) {
     const value = changes[name];
     if (value === undefined) continue;
     const forever = name === "idleNs" && value === Infinity;
@@ -63,6 +102,11 @@ export function mergePollParams(current: PollParams, changes: Partial<PollParams
       );
     }
     merged[name] = value;
+  }
+  if (merged.weight > WEIGHT_MAX) {
+    throw new RangeError(
+      `Cannot set poll parameter weight as it is above ${WEIGHT_MAX}: ${merged.weight}`,
+    );
   }
   if (merged.grow === 1) {
     throw new RangeError("Cannot set poll parameter grow as a factor of 1 never grows: 1");

@@ -5,7 +5,7 @@ import { nextPollNs, type PollParams } from "../src/polling_time.ts";
 import { Device } from "./device.ts";
 import { eachFdmon } from "./each_fdmon.ts";
 
-const BASE: PollParams = { maxNs: 32_768, grow: 0, shrink: 0, idleNs: 7e9 };
+const BASE: PollParams = { maxNs: 32_768, grow: 0, shrink: 0, idleNs: 7e9, weight: 0 };
 
 const TABLE: readonly [
   what: string,
@@ -40,7 +40,7 @@ for (const [what, current, block, next, changes] of TABLE) {
 Deno.test("setPollParams: bad values are refused, the old ones stay", () => {
   using ctx = new AioContext();
   const before = ctx.pollParams;
-  for (const name of ["maxNs", "grow", "shrink", "idleNs"] as const) {
+  for (const name of ["maxNs", "grow", "shrink", "idleNs", "weight"] as const) {
     for (const bad of [-1, 1.5, NaN, "1", null, 2 ** 60, -Infinity]) {
       const error = assertThrows(
         () => ctx.setPollParams({ maxNs: 5, [name]: bad as number } as object),
@@ -50,6 +50,7 @@ Deno.test("setPollParams: bad values are refused, the old ones stay", () => {
       assert(error.message.endsWith(String(bad)));
     }
   }
+  assertThrows(() => ctx.setPollParams({ weight: 17 }), RangeError, "weight as it is above 16: 17");
   assertThrows(() => ctx.setPollParams({ grow: 1 }), RangeError, "a factor of 1 never grows: 1");
   assertThrows(() => ctx.setPollParams(7 as never), TypeError, "they are not an object: 7");
   assertThrows(() => ctx.setPollParams({ maxNs: Infinity }), RangeError);
@@ -62,7 +63,7 @@ eachFdmon(
   "poll: a handler's polling time grows with short blocks, shrinks with long ones",
   (makeContext) => {
     const clock = new ManualClock(1e9, 10);
-    using ctx = makeContext({ clock, pollParams: { idleNs: Infinity } });
+    using ctx = makeContext({ clock, pollParams: { idleNs: Infinity, weight: 0 } });
     using device = new Device();
     const traced: (readonly [string, number, number])[] = [];
     ctx.trace.on("poll_grow", (event) => traced.push(["grow", event.old, event.new]));

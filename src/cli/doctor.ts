@@ -36,7 +36,7 @@ function describe(report: DoctorReport): string {
   const sections = [
     describeSection("System", [
       ["kernel", system.kernel ?? NOT_KNOWN],
-      ["processors", `${system.processors} (${system.arch})`],
+      ["processors", describeProcessors(system)],
       ["deno", system.deno],
     ]),
     describeSection("Libraries", [
@@ -78,6 +78,10 @@ function describeAdvice(advice: readonly string[]): string {
   const title = paint("bold", "What to do");
   if (advice.length === 0) return `${title}\n  nothing`;
   return [title, ...advice.map((line) => `  - ${line}`)].join("\n");
+}
+
+function describeProcessors({ processors, arch }: DoctorReport["system"]): string {
+  return `${processors} (${arch})${processors === 1 ? ": by default nothing is polled for" : ""}`;
 }
 
 function describeSysctl(disabled: number | null): string {

@@ -45,8 +45,6 @@ export interface Run {
 /** Reports how far a measurement is: what it does and the seconds left. */
 export type ProgressListener = (phase: "idle interval" | "measuring", secondsLeft: number) => void;
 
-/** Longest polling of one iteration, as an IOThread's. */
-const POLL_MAX_NS = 32_768;
 /** Handlers are removed a little after the interval, by the poll run that follows it. */
 const REMOVAL_SLACK_SECONDS = 0.25;
 /** Without removal there is no interval to wait for, only code to be compiled. */
@@ -91,12 +89,7 @@ export class Scenario implements Disposable {
     this.#file = file;
     using stack = new DisposableStack();
     this.#ctx = stack.use(new AioContext({ fdmon: plan.fdmon }));
-    this.#ctx.setPollParams({
-      maxNs: POLL_MAX_NS,
-      grow: 0,
-      shrink: 0,
-      idleNs: plan.removal ? plan.idleSeconds * 1e9 : Infinity,
-    });
+    this.#ctx.setPollParams({ idleNs: plan.removal ? plan.idleSeconds * 1e9 : Infinity });
     this.#memory = new GuestMemory(plan.idleHandlers);
     addIdleQueues(this.#ctx, this.#memory, plan, stack);
     const reader = new BlockReader(shim, file.fd, plan.blockSize, plan.depth);
