@@ -111,12 +111,14 @@ int32_t aio_spin(struct aio_spin *spin)
 			result |= AIO_SPIN_HIT;
 		if (result || budget <= words + WORDS_PER_PASS) {
 			spin->end_ns = aio_now();
-			if (result || spin->end_ns >= spin->deadline_ns)
+			if (result)
 				return (int32_t)result;
 			budget = WORDS_PER_CLOCK_READ;
 		} else {
 			budget -= words + WORDS_PER_PASS;
 		}
 		cpu_relax();
+		if (spin->end_ns >= spin->deadline_ns)
+			return 0;
 	}
 }

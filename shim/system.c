@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stddef.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
@@ -84,11 +83,8 @@ int32_t aio_epoll_create(void)
 int32_t aio_epoll_ctl(int32_t epoll_fd, int32_t op, int32_t fd,
 		      uint32_t events, uint32_t data)
 {
-	struct epoll_event event;
+	struct epoll_event event = { .events = events, .data.u32 = data };
 
-	memset(&event, 0, sizeof(event));
-	event.events = events;
-	event.data.u32 = data;
 	return result(epoll_ctl(epoll_fd, op, fd, &event));
 }
 
