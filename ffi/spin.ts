@@ -192,7 +192,8 @@ export class Spin<Owner> {
 
   /**
    * Spins until something changes or the clock reaches the deadline; at least one full pass. With
-   * a deadline of 0 it is exactly one pass after a full memory barrier.
+   * a deadline of 0 it is exactly one pass after a full memory barrier, with a negative one exactly
+   * one that does not pause.
    *
    * @returns bits of SpinResult; 0 when the time was up
    */

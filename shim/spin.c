@@ -82,11 +82,12 @@ static uint32_t scan_words(struct aio_spin *spin)
 
 /*
  * Spins until a bit of the result is set or deadline_ns has passed; always
- * makes one full pass. A deadline of 0 asks for exactly one, the last chance
- * before sleeping: its barrier orders the caller's "notify me" stores before
- * these loads, and its partner is the barrier between a producer's post and
- * its look at "notify me". The partner of the notified load is the waker's
- * store; a lost race there is caught by the announcement before the wait.
+ * makes one full pass. A deadline that is not above 0 asks for exactly one,
+ * without a pause. 0 is the last chance before sleeping: its barrier orders
+ * the caller's "notify me" stores before these loads; its partner is the one
+ * between a producer's post and its look at "notify me". The partner of the
+ * notified load is the waker's store; a lost race there is caught by the
+ * announcement before the wait.
  */
 int32_t aio_spin(struct aio_spin *spin)
 {
@@ -117,7 +118,8 @@ int32_t aio_spin(struct aio_spin *spin)
 		} else {
 			budget -= words + WORDS_PER_PASS;
 		}
-		cpu_relax();
+		if (spin->deadline_ns > 0)
+			cpu_relax();
 		if (spin->end_ns >= spin->deadline_ns)
 			return 0;
 	}

@@ -22,8 +22,10 @@ import { PollingBudget } from "./polling_budget.ts";
 import type { PollParams } from "./polling_time.ts";
 import type { Trace } from "./trace.ts";
 
-/** A deadline for which the spin makes exactly one pass, as it is over already. */
+/** Deadline for exactly one pass, as it is over already. */
 const ONE_PASS = 1;
+/** The same without a pause after it, as there is work to be done. */
+const HASTY_PASS = -1;
 /** The same behind a full memory barrier: what raced with ioPollEnd is seen. */
 const LAST_CHANCE = 0;
 
@@ -142,8 +144,9 @@ export class PollMode {
     this.#armIdleDeadlines();
     for (;;) {
       let hit = this.#functions.poll();
-      const slice = hit || maxNs === 0 || this.#functions.size !== 0 || !times.native;
-      this.#spin.times[SpinTime.deadline] = slice ? ONE_PASS : times.startNs + maxNs;
+      const slice = maxNs === 0 || this.#functions.size !== 0 || !times.native;
+      const deadlineNs = slice ? ONE_PASS : times.startNs + maxNs;
+      this.#spin.times[SpinTime.deadline] = hit ? HASTY_PASS : deadlineNs;
       const result = this.#spin.run();
       if (result & SpinResult.hit) this.#takeWordHits();
       if (result & SpinResult.notified) this.#takeNotified();
