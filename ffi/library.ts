@@ -9,7 +9,6 @@
  * Invariant: a library once opened stays open until the process ends, one per isolate and path.
  * Closing would gain nothing, and calling a symbol afterwards is a crash no one can catch.
  */
-import { createHash } from "node:crypto";
 import { AioError, Errno } from "./errno.ts";
 import { type Liburing, liburingSymbols } from "./liburing_symbols.ts";
 import { locateShim, readEnvironment, unpackShim } from "./shim_cache.ts";
@@ -51,7 +50,7 @@ export interface LibraryOrigin {
 
 /** Where the shim comes from. */
 export interface ShimOrigin extends LibraryOrigin {
-  /** sha256 in hexadecimal; undefined where an own file cannot be read. */
+  /** sha256 of the one in the package, in hexadecimal; undefined of others. */
   readonly sha256: string | undefined;
 }
 
@@ -107,7 +106,7 @@ export function loadLiburing(options: LibraryOptions = {}): Liburing {
 /** Where `loadShim` with these options takes the shim from; opens and makes nothing. */
 export function shimOrigin(options: LibraryOptions = {}): ShimOrigin {
   const own = ownPath("shim", options.shim);
-  if (own !== undefined) return { ...own, sha256: hashFile(own.path) };
+  if (own !== undefined) return { ...own, sha256: undefined };
   const { path, sha256 } = locateShimOrFail();
   return { path, origin: "package", sha256 };
 }
@@ -234,13 +233,4 @@ function requirePlatform(thing: string): void {
     Errno.EOPNOTSUPP,
     `AioContext needs Linux on x86-64 or arm64, and this is ${os} on ${arch}`,
   );
-}
-
-function hashFile(path: string): string | undefined {
-  try {
-    return createHash("sha256").update(Deno.readFileSync(path)).digest("hex");
-  } catch {
-    // Not readable, not permitted or a bare name: the hash is for information only.
-    return undefined;
-  }
 }

@@ -6,6 +6,7 @@
  * whatever keeps a context from the best backend has one line in `advice` that says what to do.
  * Showing all this is left to doctor.ts.
  */
+import { createHash } from "node:crypto";
 import { AioError, Errno, errnoName } from "../../ffi/errno.ts";
 import { RingLayout } from "../../ffi/layout.ts";
 import {
@@ -124,10 +125,20 @@ function diagnoseShim(advice: string[]): DoctorReport["shim"] {
   let origin: Partial<ShimOrigin> = {};
   try {
     origin = shimOrigin();
+    origin = { ...origin, sha256: origin.sha256 ?? hashFile(origin.path!) };
     loadShim();
     return { ...origin, error: null };
   } catch (error) {
     return { ...origin, error: keepAdvice(error, advice) };
+  }
+}
+
+function hashFile(path: string): string | undefined {
+  try {
+    return createHash("sha256").update(Deno.readFileSync(path)).digest("hex");
+  } catch {
+    // Not readable, not permitted or a bare name: the hash is for information only.
+    return undefined;
   }
 }
 
