@@ -274,7 +274,7 @@ export class AioContext implements Disposable {
     this.#dispatcher.hideRunning();
     this.#changed = false;
     const times = this.#times;
-    if (this.#params.maxNs !== 0 || this.#timers.size !== 0) times.start();
+    if (this.#timers.size !== 0 || (blocking && this.#params.maxNs !== 0)) times.start();
     else times.startNs = 0;
     times.endNs = times.startNs;
     times.timeoutNs = 0;

@@ -11,7 +11,7 @@ import { type Clock, SystemClock } from "./clock.ts";
 
 /** In ns of the context's clock. */
 export class IterationTimes {
-  /** Beginning, before anything was polled; 0 with neither polling nor timers to take it for. */
+  /** Beginning, before anything was polled; 0 with no timers, and where nothing may block. */
   startNs = 0;
   /** End of polling, or of the wait; 0 as above. */
   endNs = 0;

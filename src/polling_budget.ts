@@ -41,14 +41,18 @@ export class PollingBudget {
       this.#holders = 1;
       this.#latestEventNs = handler.lastEventNs;
     } else if (pollNs === this.#maxPollNs) {
+      const othersNs = this.#holders === 0 ? 0 : this.#latestEventNs;
+      this.#latestEventNs = Math.max(othersNs, handler.lastEventNs);
       this.#holders++;
-      this.#latestEventNs = Math.max(this.#latestEventNs, handler.lastEventNs);
     }
   }
 
   /** The handler is not listed any more. */
   remove(handler: AioHandler): void {
-    if (handler.pollNs === this.#maxPollNs && this.#holders > 0) this.#holders--;
+    if (handler.pollNs !== this.#maxPollNs || this.#holders === 0) return;
+    // Without the one with the latest event, the others may have been silent for too long.
+    const latest = handler.lastEventNs !== 0 && handler.lastEventNs === this.#latestEventNs;
+    this.#holders = latest ? 0 : this.#holders - 1;
   }
 
   /** Forgets what a handler has learned. */
@@ -59,7 +63,8 @@ export class PollingBudget {
 
   /** Teaches the handlers that became ready in this round how long the loop was blocked. */
   learn(ready: ReadyList, params: PollParams): void {
-    const blockNs = this.#times.endNs - this.#times.startNs;
+    // An iteration that may not block takes no time of its own; it is not nothing.
+    const blockNs = Math.max(1, this.#times.endNs - this.#times.startNs);
     this.#blockedNs += blockNs;
     for (let link = ready.last; link !== null; link = link.previous) {
       const handler = link.member;
@@ -73,14 +78,15 @@ export class PollingBudget {
 
   /** The largest polling time on the list. */
   longest(list: IntrusiveList<AioHandler>, params: PollParams): number {
-    const silent = params.weight !== 0 && this.#maxPollNs !== 0 &&
-      this.#blockedNs - this.#latestEventNs > params.maxNs;
+    // An event from before this is too long ago for its handler to be polled for.
+    const silentNs = params.weight === 0 ? -1 : this.#blockedNs - params.maxNs;
+    const silent = this.#maxPollNs !== 0 && this.#latestEventNs < silentNs;
     if (this.#holders !== 0 && !silent) return this.#maxPollNs;
     const old = this.#maxPollNs;
     this.#maxPollNs = this.#holders = 0;
     for (let link = list.first; link !== null; link = link.next) {
       const handler = link.member;
-      if (silent && this.#blockedNs - handler.lastEventNs > params.maxNs) handler.pollNs = 0;
+      if (handler.lastEventNs < silentNs) handler.pollNs = 0;
       this.add(handler);
     }
     // Told once and not for each handler, as listeners may change the list.
