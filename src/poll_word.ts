@@ -8,6 +8,7 @@
 import { WatchedWord, type WordBits } from "../ffi/spin.ts";
 
 let reveal: (word: PollWord) => WatchedWord;
+let isBranded: (value: object) => boolean;
 
 /**
  * A 16-, 32- or 64-bit word of shared memory to be polled instead of a function.
@@ -30,6 +31,7 @@ export class PollWord {
 
   static {
     reveal = (word) => word.#watched;
+    isBranded = (value) => #watched in value;
   }
 
   /**
@@ -42,9 +44,7 @@ export class PollWord {
    * @throws {RangeError} when the word is misaligned, out of bounds or of another width
    */
   constructor(buffer: SharedArrayBuffer, byteOffset: number, bits: 16 | 32 | 64) {
-    if (!(buffer instanceof SharedArrayBuffer)) {
-      throw new TypeError("Cannot poll a word as its memory is not a SharedArrayBuffer");
-    }
+    const byteLength = byteLengthOf(buffer);
     if (bits !== 16 && bits !== 32 && bits !== 64) {
       throw new RangeError(`Cannot poll a word as its width is not 16, 32 or 64: ${String(bits)}`);
     }
@@ -54,9 +54,9 @@ export class PollWord {
         `Cannot poll a word as its offset is not a multiple of ${bytes}: ${String(byteOffset)}`,
       );
     }
-    if (byteOffset + bytes > buffer.byteLength) {
+    if (byteOffset + bytes > byteLength) {
       throw new RangeError(
-        `Cannot poll a word as its offset is beyond ${buffer.byteLength} bytes: ${byteOffset}`,
+        `Cannot poll a word as its offset is beyond ${byteLength} bytes: ${byteOffset}`,
       );
     }
     this.#watched = new WatchedWord(buffer, byteOffset, bits as WordBits);
@@ -74,15 +74,41 @@ export class PollWord {
 
   set seen(value: number | bigint) {
     if (typeof value === "number") {
+      if (!Number.isInteger(value)) {
+        throw new RangeError(`Cannot set what was seen as it is not a whole number: ${value}`);
+      }
       // A full word of 32 bits fits a number; the high half is that of the integer.
       this.#watched.setSeen(value >>> 0, Math.floor(value / 0x1_0000_0000) >>> 0);
     } else {
+      if (typeof value !== "bigint") {
+        const kind = typeof value;
+        throw new TypeError(
+          `Cannot set what was seen as it is neither a number nor a bigint: ${kind}`,
+        );
+      }
       this.#watched.setSeen(
         Number(value & 0xffff_ffffn),
         Number((value >> 32n) & 0xffff_ffffn),
       );
     }
   }
+}
+
+/** The getter of the engine, which nobody can forge as they can a prototype. */
+const readByteLength = Object.getOwnPropertyDescriptor(SharedArrayBuffer.prototype, "byteLength")!
+  .get!;
+
+function byteLengthOf(buffer: SharedArrayBuffer): number {
+  try {
+    return readByteLength.call(buffer);
+  } catch {
+    throw new TypeError("Cannot poll a word as its memory is not a SharedArrayBuffer");
+  }
+}
+
+/** Whether it is one that the constructor made, which `instanceof` does not tell. */
+export function isPollWord(value: unknown): value is PollWord {
+  return typeof value === "object" && value !== null && isBranded(value);
 }
 
 /** What the spin needs of a PollWord; not for users. */
