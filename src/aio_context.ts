@@ -13,7 +13,13 @@
 import { loadShim } from "../ffi/library.ts";
 import { Spin } from "../ffi/spin.ts";
 import { System } from "../ffi/system.ts";
-import { AioHandler, type FdHandler, validateFd, validateFdHandler } from "./aio_handler.ts";
+import {
+  AioHandler,
+  type FdHandler,
+  readFdHandler,
+  requireFreeWord,
+  validateFd,
+} from "./aio_handler.ts";
 import {
   type BottomHalf,
   type BottomHalfOptions,
@@ -27,8 +33,8 @@ import {
   type AioContextOptions,
   type AioStats,
   type FdmonInfo,
+  readContextOptions,
   requireFunction,
-  validateContextOptions,
 } from "./context_types.ts";
 import { Dispatcher } from "./dispatcher.ts";
 import { HandlerRegistry } from "./handler_registry.ts";
@@ -93,17 +99,15 @@ export class AioContext implements Disposable {
    * @throws {TypeError} for bad options, or a RangeError
    */
   constructor(options: AioContextOptions = {}) {
-    validateContextOptions(options);
-    this.#params = mergePollParams(
-      defaultPollParams(navigator.hardwareConcurrency),
-      options.pollParams ?? {},
-    );
-    const shim = loadShim({ shim: options.shim });
+    const { fdmon, pollParams, clock, shim: shimPath, liburing } = readContextOptions(options);
+    const defaults = defaultPollParams(navigator.hardwareConcurrency);
+    this.#params = mergePollParams(defaults, pollParams ?? {});
+    const shim = loadShim({ shim: shimPath });
     const { report } = this.#errors;
     const changed = () => {
       this.#changed = true;
     };
-    this.#clock = options.clock ?? new SystemClock(shim);
+    this.#clock = clock ?? new SystemClock(shim);
     this.#system = new System(shim);
     this.trace = new Trace(report);
     this.#bottomHalves = new BottomHalfQueue(changed, report);
@@ -111,16 +115,15 @@ export class AioContext implements Disposable {
     this.#notifier = new ContextNotifier(this.#system);
     const notifier = new AioHandler(
       this.#notifier.fd,
-      { ioRead: () => this.#notifier.drain(), ioPollReady: () => {} },
+      readFdHandler(this.#notifier.fd, { ioRead: () => this.#notifier.drain(), ioPollReady() {} })!,
       true,
     );
     const spin = new Spin<AioHandler>(shim, this.#notifier.words);
     const ready = new IntrusiveList<AioHandler>();
     const times = this.#times = new IterationTimes(this.#clock);
     this.#pollMode = new PollMode({ times, spin, ready, trace: this.trace, notifier, report });
-    const parts = { system: this.#system, spin, ready, times, liburing: options.liburing };
+    const parts = { system: this.#system, spin, ready, times, liburing };
     try {
-      const { fdmon } = options;
       this.#handlers = new HandlerRegistry(fdmon, parts, this.#pollMode, notifier, changed);
     } catch (error) {
       this.#notifier.dispose();
@@ -148,15 +151,16 @@ export class AioContext implements Disposable {
    * @throws {AioError} EBADF when the fd is not open; what the backend has to say otherwise
    */
   setFdHandler(fd: number, callbacks: FdHandler | null): void {
-    this.#requireOpen("set an fd handler");
     validateFd(fd, this.#notifier.fd);
+    const read = readFdHandler(fd, callbacks);
+    this.#requireOpen("set an fd handler");
     const old = this.#handlers.get(fd);
-    if (callbacks !== null) validateFdHandler(fd, callbacks, old);
-    if (callbacks === null || !(callbacks.ioRead || callbacks.ioWrite)) {
+    if (read === null) {
       if (old !== null) this.#handlers.replace(old, null);
     } else {
+      requireFreeWord(fd, read, old);
       this.#system.requireOpen(fd);
-      this.#handlers.replace(old, new AioHandler(fd, callbacks));
+      this.#handlers.replace(old, new AioHandler(fd, read));
     }
     if (this.#handlers.walkDepth === 0) this.#errors.end(null);
   }

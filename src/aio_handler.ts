@@ -8,7 +8,7 @@
 import { PollEvent } from "../ffi/system.ts";
 import type { WatchedWord } from "../ffi/spin.ts";
 import { ListLink } from "./intrusive_list.ts";
-import { PollWord, watchedWord } from "./poll_word.ts";
+import { isPollWord, type PollWord, watchedWord } from "./poll_word.ts";
 
 /** The callbacks of one fd. At least one of ioRead and ioWrite is needed. */
 export interface FdHandler {
@@ -92,18 +92,18 @@ export class AioHandler {
   readonly readyLink: ListLink<AioHandler> = new ListLink<AioHandler>(this);
   readonly pollLink: ListLink<AioHandler> = new ListLink<AioHandler>(this);
 
-  constructor(fd: number, callbacks: FdHandler, isNotifier = false) {
+  constructor(fd: number, callbacks: HandlerCallbacks, isNotifier = false) {
+    const { ioPoll } = callbacks;
     this.fd = fd;
     this.isNotifier = isNotifier;
-    this.isExternal = callbacks.isExternal === true;
-    this.ioRead = callbacks.ioRead ?? null;
-    this.ioWrite = callbacks.ioWrite ?? null;
-    this.ioPollReady = callbacks.ioPollReady ?? null;
-    this.ioPollBegin = callbacks.ioPollBegin ?? null;
-    this.ioPollEnd = callbacks.ioPollEnd ?? null;
-    const ioPoll = callbacks.ioPoll ?? null;
+    this.isExternal = callbacks.isExternal;
+    this.ioRead = callbacks.ioRead;
+    this.ioWrite = callbacks.ioWrite;
+    this.ioPollReady = callbacks.ioPollReady;
+    this.ioPollBegin = callbacks.ioPollBegin;
+    this.ioPollEnd = callbacks.ioPollEnd;
     this.pollFunction = typeof ioPoll === "function" ? ioPoll : null;
-    this.pollWord = ioPoll instanceof PollWord ? watchedWord(ioPoll) : null;
+    this.pollWord = typeof ioPoll === "object" && ioPoll !== null ? watchedWord(ioPoll) : null;
     this.events = (this.ioRead !== null ? PollEvent.in : 0) |
       (this.ioWrite !== null ? PollEvent.out : 0);
     this.readEvents = this.ioRead === null ? 0 : READ_EVENTS;
@@ -152,35 +152,62 @@ export function validateFd(fd: number, ownFd: number): void {
   }
 }
 
-/** Checks the callbacks a caller passed to setFdHandler to take the place of `replaced`. */
-export function validateFdHandler(
-  fd: number,
-  callbacks: FdHandler,
-  replaced: AioHandler | null,
-): void {
+/** Callbacks read from what a caller passed: checked, and the caller's no longer. */
+export type HandlerCallbacks = {
+  readonly [Name in keyof FdHandler]-?: Exclude<FdHandler[Name], undefined>;
+};
+
+/**
+ * Reads and checks the callbacks that a caller passed to setFdHandler. Each property is read once:
+ * it may be a getter, which can answer differently the next time, throw, or change the context, so
+ * nothing that is looked up before this call may be relied on after it.
+ *
+ * @returns null where they ask for deletion
+ */
+export function readFdHandler(fd: number, callbacks: FdHandler | null): HandlerCallbacks | null {
+  if (callbacks === null) return null;
   const what = `Cannot set the handler of fd ${fd}`;
   if (typeof callbacks !== "object") {
     throw new TypeError(`${what} as it is not an object of callbacks: ${typeof callbacks}`);
   }
-  for (const name of ["ioRead", "ioWrite", "ioPollReady", "ioPollBegin", "ioPollEnd"] as const) {
+  const read = <Name extends keyof FdHandler>(name: Name) => {
     const callback = callbacks[name] ?? null;
-    if (callback !== null && typeof callback !== "function") {
-      throw new TypeError(`${what} as ${name} is not a function: ${typeof callback}`);
+    if (callback === null || typeof callback === "function") return callback;
+    throw new TypeError(`${what} as ${name} is not a function: ${typeof callback}`);
+  };
+  const ioRead = read("ioRead") as (() => void) | null;
+  const ioWrite = read("ioWrite") as (() => void) | null;
+  const ioPollReady = read("ioPollReady") as (() => void) | null;
+  const ioPollBegin = read("ioPollBegin") as (() => void) | null;
+  const ioPollEnd = read("ioPollEnd") as (() => void) | null;
+  const ioPoll = callbacks.ioPoll ?? null;
+  const isExternal = callbacks.isExternal === true;
+  if (ioPoll !== null) {
+    if (typeof ioPoll !== "function" && !isPollWord(ioPoll)) {
+      const kind = typeof ioPoll;
+      throw new TypeError(`${what} as ioPoll is neither a function nor a PollWord: ${kind}`);
+    }
+    if (ioPollReady === null) {
+      throw new TypeError(`${what} as ioPoll needs ioPollReady: it runs when ioPoll finds work`);
+    }
+    if (ioRead === null) {
+      throw new TypeError(`${what} as ioPoll needs ioRead: the loop sleeps on the fd`);
     }
   }
-  const ioPoll = callbacks.ioPoll ?? null;
-  if (ioPoll === null) return;
-  if (typeof ioPoll !== "function" && !(ioPoll instanceof PollWord)) {
-    throw new TypeError(`${what} as ioPoll is neither a function nor a PollWord: ${typeof ioPoll}`);
-  }
-  if (typeof callbacks.ioPollReady !== "function") {
-    throw new TypeError(`${what} as ioPoll needs ioPollReady: it runs when ioPoll finds work`);
-  }
-  if (typeof callbacks.ioRead !== "function") {
-    throw new TypeError(`${what} as ioPoll needs ioRead: the loop sleeps on the fd`);
-  }
-  const owner = ioPoll instanceof PollWord ? watchedWord(ioPoll).owner : null;
-  if (owner !== null && owner !== replaced) {
-    throw new TypeError(`${what} as its PollWord is polled for another handler`);
-  }
+  if (ioRead === null && ioWrite === null) return null;
+  return { ioRead, ioWrite, ioPoll, ioPollReady, ioPollBegin, ioPollEnd, isExternal };
+}
+
+/** Refuses a PollWord that is polled for another handler than the one to be replaced. */
+export function requireFreeWord(
+  fd: number,
+  { ioPoll }: HandlerCallbacks,
+  replaced: AioHandler | null,
+): void {
+  if (ioPoll === null || typeof ioPoll === "function") return;
+  const { owner } = watchedWord(ioPoll);
+  if (owner === null || owner === replaced) return;
+  throw new TypeError(
+    `Cannot set the handler of fd ${fd} as its PollWord is polled for another handler`,
+  );
 }

@@ -59,14 +59,19 @@ export interface AioStats {
   bottomHalves: number;
 }
 
-/** Checks the options themselves; what is in them is checked by whoever it is for. */
-export function validateContextOptions(options: AioContextOptions): void {
+/**
+ * Reads the options, each once, as it may be a getter. Here only the clock is checked; the others
+ * are by whoever they are for.
+ */
+export function readContextOptions(options: AioContextOptions): AioContextOptions {
   if (typeof options !== "object" || options === null) {
     throw new TypeError(`Cannot make a context as the options are no object: ${String(options)}`);
   }
-  if (options.clock !== undefined && typeof options.clock?.now !== "function") {
+  const { fdmon, pollParams, clock, shim, liburing } = options;
+  if (clock !== undefined && typeof clock?.now !== "function") {
     throw new TypeError("Cannot make a context as its clock has no now()");
   }
+  return { fdmon, pollParams, clock, shim, liburing };
 }
 
 /** Checks a callback; `what` says what it is for. */

@@ -3,22 +3,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { type AioContext, EventNotifier, ManualClock, wakeContext } from "../mod.ts";
 import { Device } from "./device.ts";
 import { eachFdmon } from "./each_fdmon.ts";
-
-/** Open file descriptors of this process and what they are. */
-function openFiles(): string[] {
-  return Array.from(Deno.readDirSync("/proc/self/fd"), ({ name }) => {
-    try {
-      return `${name} ${Deno.readLinkSync(`/proc/self/fd/${name}`)}`;
-    } catch {
-      // The fd that reads the folder is gone by now.
-      return "";
-    }
-  }).filter((line) => /eventfd|eventpoll|io_uring/.test(line));
-}
-
-function ringMappings(): number {
-  return Deno.readTextFileSync("/proc/self/maps").match(/io_uring/g)?.length ?? 0;
-}
+import { openFiles, ringMappings } from "./open_files.ts";
 
 eachFdmon("dispose: gives back every fd and every mapping", (makeContext) => {
   const files = openFiles().length, mappings = ringMappings();

@@ -1,0 +1,18 @@
+/** What this process holds of the system: files of the kinds that the loop opens, and mappings. */
+
+/** Open eventfds, epoll instances and rings, sorted: the number of each and what it is. */
+export function openFiles(): string[] {
+  return Array.from(Deno.readDirSync("/proc/self/fd"), ({ name }) => {
+    try {
+      return `${name} ${Deno.readLinkSync(`/proc/self/fd/${name}`)}`;
+    } catch {
+      // The fd that reads the folder is gone by now.
+      return "";
+    }
+  }).filter((line) => /eventfd|eventpoll|io_uring/.test(line)).sort();
+}
+
+/** Mappings of rings. */
+export function ringMappings(): number {
+  return Deno.readTextFileSync("/proc/self/maps").match(/io_uring/g)?.length ?? 0;
+}
