@@ -99,6 +99,8 @@ export class Dispatcher {
   #list(handler: AioHandler, revents: number): void {
     if (this.#trace.wants("poll_add")) {
       this.#trace.emit("poll_add", { handler: handler.id, fd: handler.fd, revents });
+      // A listener may have deleted it, or polled and so listed it.
+      if (handler.deleted || handler.listed) return;
     }
     this.#pollMode.add(handler);
   }

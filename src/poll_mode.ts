@@ -126,7 +126,8 @@ export class PollMode {
   enter(): void {
     if (this.started) return;
     this.started = true;
-    for (let index = this.#paired.length - 1; index >= 0; index--) {
+    // A nested poll may leave poll mode again: who has not been told then need not be.
+    for (let index = this.#paired.length - 1; index >= 0 && this.started; index--) {
       const handler = this.#paired[index];
       if (handler !== undefined && !handler.polling) this.#begin(handler);
     }
@@ -264,6 +265,8 @@ export class PollMode {
       const { trace } = this.#parts;
       if (trace.wants("poll_remove")) {
         trace.emit("poll_remove", { handler: handler.id, fd: handler.fd });
+        // A listener may have deleted it, or polled and so found it active.
+        if (this.#list.first?.member !== handler) continue;
       }
       const wasPolling = this.started;
       this.removals++;
