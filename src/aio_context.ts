@@ -124,7 +124,7 @@ export class AioContext implements Disposable {
     this.#pollMode = new PollMode({ times, spin, ready, trace: this.trace, notifier, report });
     const parts = { system: this.#system, spin, ready, times, liburing };
     try {
-      this.#handlers = new HandlerRegistry(fdmon, parts, this.#pollMode, notifier, changed);
+      this.#handlers = new HandlerRegistry(fdmon, parts, this.#pollMode, notifier, changed, report);
     } catch (error) {
       this.#notifier.dispose();
       throw error;

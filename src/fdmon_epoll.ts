@@ -46,8 +46,8 @@ export class FdmonEpoll implements Fdmon {
       this.#watch(replacement, old === null ? EpollOp.add : EpollOp.modify);
     } else if (old !== null) {
       const result = this.#system.epollControl(this.#fd, EpollOp.delete, old.fd, 0, 0);
-      // A closed fd has left the epoll instance by itself.
-      if (result !== -Errno.ENOENT && result !== -Errno.EBADF) {
+      // A closed fd has left the epoll instance by itself; its number may be a regular file's now.
+      if (result !== -Errno.ENOENT && result !== -Errno.EBADF && result !== -Errno.EPERM) {
         check(result, `Cannot stop watching fd ${old.fd}`, "epoll_ctl");
       }
     }

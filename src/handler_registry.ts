@@ -22,6 +22,7 @@ export class HandlerRegistry {
   readonly #pollMode: PollMode;
   readonly #notifier: AioHandler;
   readonly #changed: () => void;
+  readonly #report: (error: unknown) => void;
   /**
    * Indexed by fd. The kernel gives out the lowest number that is free, so there are few gaps; and a
    * Map would keep a trace of every deletion, which the next ones of the same number walk through.
@@ -35,6 +36,7 @@ export class HandlerRegistry {
   /**
    * @param name the backend to use; undefined: the best
    * @param changed called when the loop must not sleep on what it knew before
+   * @param report receives what concerns no caller
    * @throws {AioError} when the backend cannot be had
    */
   constructor(
@@ -43,13 +45,20 @@ export class HandlerRegistry {
     pollMode: PollMode,
     notifier: AioHandler,
     changed: () => void,
+    report: (error: unknown) => void,
   ) {
     this.#parts = parts;
     this.#pollMode = pollMode;
     this.#notifier = notifier;
     this.#changed = changed;
+    this.#report = report;
     this.#choice = selectFdmon(name, parts);
-    this.fdmon.update(null, notifier);
+    try {
+      this.fdmon.update(null, notifier);
+    } catch (error) {
+      this.fdmon.dispose();
+      throw error;
+    }
   }
 
   get fdmon(): Fdmon {
@@ -91,7 +100,7 @@ export class HandlerRegistry {
     const toWatch = replacement === null || this.isSilenced(replacement) ? null : replacement;
     if (watched !== null || toWatch !== null) this.#updateFdmon(watched, toWatch);
     this.#changed();
-    if (old !== null) this.#markDeleted(old);
+    if (old !== null) this.#unregister(old);
     if (replacement !== null) {
       // Filled up rather than assigned beyond its end, which would make the array a slow one.
       while (this.#byFd.length <= replacement.fd) this.#byFd.push(null);
@@ -99,15 +108,20 @@ export class HandlerRegistry {
       this.#all.append(replacement.allLink);
       if (replacement.pollWord !== null) replacement.pollWord.owner = replacement;
     }
+    if (old !== null) this.#retire(old);
   }
 
   /** From here on no callback of the handler runs, but the ioPollEnd that is due. */
-  #markDeleted(handler: AioHandler): void {
+  #unregister(handler: AioHandler): void {
     handler.deleted = true;
     this.#byFd[handler.fd] = null;
     this.#all.remove(handler.allLink);
     this.forgetEvents(handler);
     if (handler.pollWord !== null) handler.pollWord.owner = null;
+  }
+
+  /** Calls the ioPollEnd that is due, which may set other handlers: so everything else is done. */
+  #retire(handler: AioHandler): void {
     if (handler.listed) this.#pollMode.remove(handler);
     if (this.walkDepth === 0) handler.release();
     else this.#deleted.append(handler.allLink);
@@ -141,14 +155,18 @@ export class HandlerRegistry {
   disableExternal(): void {
     if (this.#externalDisabled++ !== 0) return;
     for (const handler of this.#externalHandlers()) {
-      if (handler.deleted) continue;
+      // What ran for another one of them may have deleted this one, or enabled all again.
+      if (handler.deleted || !handler.watched || this.#externalDisabled === 0) continue;
       this.fdmon.update(handler, null);
       this.forgetEvents(handler);
       if (handler.listed) this.#pollMode.remove(handler);
     }
   }
 
-  /** Takes one `disableExternal` back; with the last, the handlers hear of what came meanwhile. */
+  /**
+   * Takes one `disableExternal` back; with the last, the handlers hear of what came meanwhile. One
+   * that cannot be watched any more is deleted, and the reason reported.
+   */
   enableExternal(): void {
     if (this.#externalDisabled === 0) {
       throw new RangeError("Cannot enable external handlers as they are not disabled");
@@ -156,8 +174,15 @@ export class HandlerRegistry {
     if (--this.#externalDisabled !== 0) return;
     this.#changed();
     for (const handler of this.#externalHandlers()) {
-      if (handler.deleted || handler.watched) continue;
-      this.#updateFdmon(null, handler);
+      if (handler.deleted || handler.watched || this.#externalDisabled !== 0) continue;
+      try {
+        this.#updateFdmon(null, handler);
+      } catch (error) {
+        // Its fd was closed meanwhile, or the like: no reason to leave the others silent.
+        this.#report(error);
+        this.replace(handler, null);
+        continue;
+      }
       // What came while nobody polled was perhaps not signalled either.
       this.#pollMode.pollOnce(handler);
     }
@@ -192,7 +217,8 @@ export class HandlerRegistry {
   /** Deletes all handlers, with the ioPollEnd that is due, and gives the backend back. */
   dispose(): void {
     for (let link = this.#all.first; link !== null; link = this.#all.first) {
-      this.#markDeleted(link.member);
+      this.#unregister(link.member);
+      this.#retire(link.member);
     }
     this.releaseDeleted();
     this.fdmon.dispose();
