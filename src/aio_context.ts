@@ -13,17 +13,12 @@
 import { loadShim } from "../ffi/library.ts";
 import { Spin } from "../ffi/spin.ts";
 import { System } from "../ffi/system.ts";
-import {
-  AioHandler,
-  type FdHandler,
-  readFdHandler,
-  requireFreeWord,
-  validateFd,
-} from "./aio_handler.ts";
+import { AioHandler, type FdHandler, readFdHandler, requireFreeWord } from "./aio_handler.ts";
 import {
   type BottomHalf,
   type BottomHalfOptions,
   BottomHalfQueue,
+  IDLE_BOTTOM_HALF_NS,
   QueuedBottomHalf,
 } from "./bottom_half.ts";
 import { CallbackErrors } from "./callback_errors.ts";
@@ -44,9 +39,6 @@ import { PollMode } from "./poll_mode.ts";
 import { defaultPollParams, mergePollParams, type PollParams } from "./polling_time.ts";
 import { ListedTimer, type Timer, TimerList } from "./timer_list.ts";
 import { Trace } from "./trace.ts";
-
-/** How long the loop sleeps at most while idle bottom halves wait. */
-const IDLE_BOTTOM_HALF_NS = 10e6;
 
 /** Iterations in a row that succeed by polling before a backend that must be asked is asked. */
 const SKIPPED_WAITS_MAX = 16;
@@ -113,14 +105,12 @@ export class AioContext implements Disposable {
     this.#bottomHalves = new BottomHalfQueue(changed, report);
     this.#timers = new TimerList(changed, report);
     this.#notifier = new ContextNotifier(this.#system);
-    const notifier = new AioHandler(
-      this.#notifier.fd,
-      readFdHandler(this.#notifier.fd, { ioRead: () => this.#notifier.drain(), ioPollReady() {} })!,
-      true,
-    );
+    const drain = { ioRead: () => this.#notifier.drain(), ioPollReady() {} };
+    const { fd } = this.#notifier;
+    const notifier = new AioHandler(fd, readFdHandler(fd, drain, -1)!, true);
     const spin = new Spin<AioHandler>(shim, this.#notifier.words);
     const ready = new IntrusiveList<AioHandler>();
-    const times = this.#times = new IterationTimes(this.#clock);
+    const times = this.#times = new IterationTimes(this.#clock, report);
     this.#pollMode = new PollMode({ times, spin, ready, trace: this.trace, notifier, report });
     const parts = { system: this.#system, spin, ready, times, liburing };
     try {
@@ -151,9 +141,9 @@ export class AioContext implements Disposable {
    * @throws {AioError} EBADF when the fd is not open; what the backend has to say otherwise
    */
   setFdHandler(fd: number, callbacks: FdHandler | null): void {
-    validateFd(fd, this.#notifier.fd);
-    const read = readFdHandler(fd, callbacks);
     this.#requireOpen("set an fd handler");
+    const read = readFdHandler(fd, callbacks, this.#notifier.fd);
+    this.#requireOpen("set an fd handler"); // Getters may have disposed it.
     const old = this.#handlers.get(fd);
     if (read === null) {
       if (old !== null) this.#handlers.replace(old, null);
@@ -162,7 +152,7 @@ export class AioContext implements Disposable {
       this.#system.requireOpen(fd);
       this.#handlers.replace(old, new AioHandler(fd, read));
     }
-    if (this.#handlers.walkDepth === 0) this.#errors.end(null);
+    this.#errors.throwOutside();
   }
 
   /** Makes a bottom half: a callback that `schedule()` runs in the next iteration. */
@@ -201,7 +191,7 @@ export class AioContext implements Disposable {
   disableExternal(): void {
     this.#requireOpen("disable external handlers");
     this.#handlers.disableExternal();
-    if (this.#handlers.walkDepth === 0) this.#errors.end(null);
+    this.#errors.throwOutside();
   }
 
   /**
@@ -212,7 +202,7 @@ export class AioContext implements Disposable {
   enableExternal(): void {
     this.#requireOpen("enable external handlers");
     this.#handlers.enableExternal();
-    if (this.#handlers.walkDepth === 0) this.#errors.end(null);
+    this.#errors.throwOutside();
   }
 
   /**
@@ -266,8 +256,17 @@ export class AioContext implements Disposable {
     }
     const outerErrors = this.#errors.begin();
     this.#polls++;
-    let progress = this.#iterate(blocking);
-    if (this.#timers.size !== 0 && !this.#disposed) progress = this.#runTimers() || progress;
+    let progress = false;
+    try {
+      progress = this.#iterate(blocking);
+      // What becomes due during the callbacks is left to the next iteration.
+      const { endNs } = this.#times;
+      if (this.#timers.soonestNs <= endNs && !this.#disposed) {
+        progress = this.#timers.run(endNs, this.#stopped) || progress;
+      }
+    } catch (error) {
+      this.#errors.report(error);
+    }
     if (this.#disposed && this.#handlers.walkDepth === 0) this.#tearDown();
     this.#errors.end(outerErrors);
     return progress;
@@ -275,7 +274,21 @@ export class AioContext implements Disposable {
 
   #iterate(blocking: boolean): boolean {
     this.#handlers.walkDepth++;
-    this.#dispatcher.hideRunning();
+    try {
+      this.#dispatcher.hideRunning();
+      this.#collect(blocking);
+      const ran = !this.#disposed && this.#bottomHalves.run(this.#stopped);
+      return this.#dispatcher.run(this.#stopped) || ran;
+    } finally {
+      this.#handlers.walkDepth--;
+      if (this.#handlers.walkDepth === 0) this.#handlers.releaseDeleted();
+      // An iteration around this one must not sleep on what it knew before.
+      else this.#changed = true;
+    }
+  }
+
+  /** Polls and waits until something is there to be dispatched, for as long as it may. */
+  #collect(blocking: boolean): void {
     this.#changed = false;
     const times = this.#times;
     if (this.#timers.size !== 0 || (blocking && this.#params.maxNs !== 0)) times.start();
@@ -283,24 +296,16 @@ export class AioContext implements Disposable {
     times.endNs = times.startNs;
     times.timeoutNs = 0;
     if (blocking) this.#computeTimeout();
-    if (this.#pollMode.size !== 0) this.#pollUserspace();
-    else this.#polled = false;
-    this.#wait();
+    try {
+      if (this.#pollMode.size !== 0) this.#pollUserspace();
+      else this.#polled = false;
+      this.#wait();
+    } catch (error) {
+      this.#notifier.withdraw();
+      this.#errors.report(error);
+    }
     if (this.#params.maxNs !== 0) this.#pollMode.adjust(this.#params);
     this.#notifier.accept();
-    let progress = this.#bottomHalves.run(this.#stopped);
-    progress = this.#dispatcher.run(this.#stopped) || progress;
-    this.#handlers.walkDepth--;
-    if (this.#handlers.walkDepth === 0) this.#handlers.releaseDeleted();
-    // An iteration around this one must not sleep on what it knew before.
-    else this.#changed = true;
-    return progress;
-  }
-
-  /** Fires what is due; what became due during the callbacks is left to the next iteration. */
-  #runTimers(): boolean {
-    const { endNs } = this.#times;
-    return this.#timers.soonestNs <= endNs && this.#timers.run(endNs, this.#stopped);
   }
 
   /** How long the loop may sleep. */
@@ -327,10 +332,6 @@ export class AioContext implements Disposable {
     // Their fds may be silent in poll mode, so the listed handlers get one pass all the same.
     else if (mode.started) maxNs = 0;
     else return;
-    const { trace } = this;
-    if (trace.wants("run_poll_handlers_begin")) {
-      trace.emit("run_poll_handlers_begin", { maxNs, timeoutNs: times.timeoutNs });
-    }
     const timed = times.startNs !== 0;
     if (!timed) times.start();
     mode.run(maxNs, this.#params, fdmon);
@@ -340,6 +341,7 @@ export class AioContext implements Disposable {
       times.timeoutNs = Math.max(0, times.timeoutNs - (times.endNs - times.startNs));
     }
     if (!timed) times.startNs = times.endNs = 0;
+    const { trace } = this;
     if (trace.wants("run_poll_handlers_end")) {
       const { timeoutNs } = times;
       trace.emit("run_poll_handlers_end", { progress: mode.progress, timeoutNs });
@@ -350,12 +352,14 @@ export class AioContext implements Disposable {
   #wait(): void {
     const { fdmon } = this.#handlers;
     const times = this.#times;
-    const mayBlock = times.timeoutNs !== 0 && !this.#changed;
+    // What a callback has thrown is not to be slept over.
+    const mayBlock = times.timeoutNs !== 0 && !this.#changed && !this.#errors.pending;
     if (mayBlock) this.#notifier.announce();
     // Leaving poll mode runs callbacks, so what they changed is looked at afterwards.
     const leave = mayBlock && !this.#notifier.notified && this.#pollMode.started;
     const found = leave && this.#pollMode.leave();
-    const block = mayBlock && !found && !this.#changed && !this.#notifier.notified;
+    const block = mayBlock && !found && !this.#changed && !this.#notifier.notified &&
+      !this.#errors.pending;
     const skip = !block && !fdmon.needWait() &&
       (this.#polled
         ? fdmon.supportsPolling || ++this.#skippedWaits <= SKIPPED_WAITS_MAX
@@ -363,11 +367,7 @@ export class AioContext implements Disposable {
     if (!skip) {
       this.#skippedWaits = 0;
       this.#waits++;
-      try {
-        fdmon.wait(block, this.#polled);
-      } catch (error) {
-        this.#errors.report(error);
-      }
+      fdmon.wait(block, this.#polled);
     }
     if ((found || !skip) && times.startNs !== 0) times.end();
     if (mayBlock) this.#notifier.withdraw();
@@ -386,17 +386,16 @@ export class AioContext implements Disposable {
     if (this.#disposed) return;
     this.#disposed = true;
     this.#changed = true;
-    if (this.#handlers.walkDepth !== 0) return;
-    this.#tearDown();
-    if (this.#handlers.walkDepth === 0) this.#errors.end(null);
+    this.#timers.clear();
+    this.#bottomHalves.clear();
+    this.#handlers.deleteAll();
+    if (this.#handlers.walkDepth === 0) this.#tearDown();
+    this.#errors.throwOutside();
   }
 
   #tearDown(): void {
     if (this.#tornDown) return;
     this.#tornDown = true;
-    this.#timers.clear();
-    this.#bottomHalves.clear();
-    this.#handlers.dispose();
-    this.#notifier.dispose();
+    for (const part of [this.#handlers, this.#notifier]) this.#errors.attempt(() => part.dispose());
   }
 }

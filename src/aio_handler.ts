@@ -139,8 +139,7 @@ export class AioHandler {
 
 const FD_MAX = 0x7fff_ffff;
 
-/** Checks the fd a caller passed to setFdHandler; `ownFd` is the context's own. */
-export function validateFd(fd: number, ownFd: number): void {
+function validateFd(fd: number, ownFd: number): void {
   if (typeof fd !== "number") {
     throw new TypeError(`Cannot set an fd handler as the fd is not a number: ${String(fd)}`);
   }
@@ -158,13 +157,18 @@ export type HandlerCallbacks = {
 };
 
 /**
- * Reads and checks the callbacks that a caller passed to setFdHandler. Each property is read once:
+ * Reads and checks what a caller passed to setFdHandler; `ownFd` is the context's own. Each property is read once:
  * it may be a getter, which can answer differently the next time, throw, or change the context, so
  * nothing that is looked up before this call may be relied on after it.
  *
  * @returns null where they ask for deletion
  */
-export function readFdHandler(fd: number, callbacks: FdHandler | null): HandlerCallbacks | null {
+export function readFdHandler(
+  fd: number,
+  callbacks: FdHandler | null,
+  ownFd: number,
+): HandlerCallbacks | null {
+  validateFd(fd, ownFd);
   if (callbacks === null) return null;
   const what = `Cannot set the handler of fd ${fd}`;
   if (typeof callbacks !== "object") {

@@ -7,6 +7,9 @@
  */
 import { IntrusiveList, ListLink } from "./intrusive_list.ts";
 
+/** How long the loop sleeps at most while idle bottom halves wait. */
+export const IDLE_BOTTOM_HALF_NS = 10e6;
+
 /** Options of a bottom half. */
 export interface BottomHalfOptions {
   /** Shown in error messages. */

@@ -8,16 +8,33 @@
 /** Errors of one iteration at a time. */
 export class CallbackErrors {
   #errors: unknown[] | null = null;
+  /** Iterations that have begun and not ended; their timers' callbacks are part of them. */
+  #iterations = 0;
+
+  /** Something has been reported that nobody has been told yet. */
+  get pending(): boolean {
+    return this.#errors !== null;
+  }
 
   /** Keeps an error; bound, as everybody who runs callbacks is given it. */
   readonly report = (error: unknown): void => {
     (this.#errors ??= []).push(error);
   };
 
+  /** Does what must not keep the rest from being done. */
+  attempt(action: () => void): void {
+    try {
+      action();
+    } catch (error) {
+      this.report(error);
+    }
+  }
+
   /** Begins an iteration; returns what the outer one has collected so far, for `end`. */
   begin(): unknown[] | null {
     const outer = this.#errors;
     this.#errors = null;
+    this.#iterations++;
     return outer;
   }
 
@@ -28,6 +45,19 @@ export class CallbackErrors {
    * @throws the error of a callback, or an AggregateError of several
    */
   end(outer: unknown[] | null): void {
+    this.#iterations--;
+    this.#take(outer);
+  }
+
+  /**
+   * Throws what callbacks have thrown that something other than an iteration called; inside an
+   * iteration, that is left to its end.
+   */
+  throwOutside(): void {
+    if (this.#iterations === 0) this.#take(null);
+  }
+
+  #take(outer: unknown[] | null): void {
     const errors = this.#errors;
     this.#errors = outer;
     if (errors === null) return;

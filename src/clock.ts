@@ -63,7 +63,8 @@ export class ManualClock implements Clock {
    */
   constructor(startNs = 1e9, stepNs = 1) {
     requireNs(startNs, "start");
-    if (!(stepNs > 0)) {
+    requireNs(stepNs, "step");
+    if (stepNs === 0) {
       throw new RangeError(`Cannot make a clock as its step is not > 0: ${stepNs}`);
     }
     this.#nowNs = startNs;

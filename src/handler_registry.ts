@@ -214,12 +214,16 @@ export class HandlerRegistry {
     }
   }
 
-  /** Deletes all handlers, with the ioPollEnd that is due, and gives the backend back. */
-  dispose(): void {
+  /** Deletes all handlers, with the ioPollEnd that is due. */
+  deleteAll(): void {
     for (let link = this.#all.first; link !== null; link = this.#all.first) {
       this.#unregister(link.member);
       this.#retire(link.member);
     }
+  }
+
+  /** Gives the backend back; all handlers are deleted and no iteration runs. */
+  dispose(): void {
     this.releaseDeleted();
     this.fdmon.dispose();
   }

@@ -17,26 +17,35 @@ export class IterationTimes {
   endNs = 0;
   /** How long it may still sleep; negative: for ever. */
   timeoutNs = 0;
+  /** The clock has thrown, or told no time, since the iteration began. */
+  failed = false;
   /** C may read the clock on the loop's behalf while it spins. */
   readonly native: boolean;
   readonly #clock: Clock;
   readonly #system: SystemClock | null;
+  readonly #report: (error: unknown) => void;
+  #lastNs = 0;
 
-  /** @param clock the context's clock */
-  constructor(clock: Clock) {
+  /**
+   * @param clock the context's clock
+   * @param report receives what is wrong with the clock
+   */
+  constructor(clock: Clock, report: (error: unknown) => void) {
     this.#clock = clock;
+    this.#report = report;
     this.#system = clock instanceof SystemClock ? clock : null;
     this.native = this.#system !== null;
   }
 
   /** Notes the beginning. */
   start(): void {
+    this.failed = false;
     const system = this.#system;
     if (system !== null) {
       system.sample();
       this.startNs = system.sampled[0];
     } else {
-      this.startNs = this.#clock.now();
+      this.startNs = this.#read();
     }
   }
 
@@ -47,13 +56,28 @@ export class IterationTimes {
       system.sample();
       this.endNs = system.sampled[0];
     } else {
-      this.endNs = this.#clock.now();
+      this.endNs = this.#read();
     }
   }
 
   /** Notes the end of a spin, whose clock C has read. */
   endOfSpin(spin: Spin<unknown>): void {
     if (this.native) this.endNs = spin.times[SpinTime.end];
-    else this.endNs = this.#clock.now();
+    else this.endNs = this.#read();
+  }
+
+  /** Reads a caller's clock. One that fails stands still, and the iteration goes on. */
+  #read(): number {
+    try {
+      const nowNs = this.#clock.now();
+      if (Number.isFinite(nowNs)) return this.#lastNs = nowNs;
+      throw new TypeError(
+        `Cannot use the clock as now() is not a finite number: ${Deno.inspect(nowNs)}`,
+      );
+    } catch (error) {
+      this.failed = true;
+      this.#report(error);
+      return this.#lastNs;
+    }
   }
 }

@@ -29,6 +29,12 @@ const HASTY_PASS = -1;
 /** The same behind a full memory barrier: what raced with ioPollEnd is seen. */
 const LAST_CHANCE = 0;
 
+/**
+ * Passes during which the clock may stand still, or be behind where it was: a caller's clock that
+ * does so for ever must not keep the loop here, and a coarse one moves on before.
+ */
+const STILL_PASSES_MAX = 100_000;
+
 /** What poll mode is made of. */
 export interface PollModeParts {
   readonly times: IterationTimes;
@@ -139,10 +145,15 @@ export class PollMode {
    */
   run(maxNs: number, params: PollParams, fdmon: Fdmon): void {
     const times = this.#times;
+    const { trace } = this.#parts;
+    if (trace.wants("run_poll_handlers_begin")) {
+      trace.emit("run_poll_handlers_begin", { maxNs, timeoutNs: times.timeoutNs });
+    }
     this.runs++;
     this.progress = this.interrupted = false;
     this.#idleDeadlineNs = times.startNs + params.idleNs;
     this.#armIdleDeadlines();
+    let latestNs = times.startNs, stillPasses = 0;
     for (;;) {
       let hit = this.#functions.poll();
       const slice = maxNs === 0 || this.#functions.size !== 0 || !times.native;
@@ -154,9 +165,13 @@ export class PollMode {
       hit ||= result !== 0;
       times.endOfSpin(this.#spin);
       this.interrupted = hit;
-      if (hit || times.endNs - times.startNs >= maxNs) break;
+      if (hit || times.failed || times.endNs - times.startNs >= maxNs) break;
+      if (times.endNs > latestNs) {
+        latestNs = times.endNs;
+        stillPasses = 0;
+      } else if (++stillPasses === STILL_PASSES_MAX) break;
     }
-    this.totalNs += times.endNs - times.startNs;
+    this.totalNs += Math.max(0, times.endNs - times.startNs);
     if (fdmon.supportsPolling) this.#removeIdle(fdmon);
     if (this.progress) this.hits++;
   }
