@@ -10,7 +10,7 @@
  * Run with: deno run -A bench/polling_rule.ts [--json]
  */
 import Table from "cli-table3";
-import { AioHandler } from "../src/aio_handler.ts";
+import { AioHandler, readFdHandler } from "../src/aio_handler.ts";
 import type { Clock } from "../src/clock.ts";
 import { IntrusiveList } from "../src/intrusive_list.ts";
 import { IterationTimes } from "../src/iteration_times.ts";
@@ -85,7 +85,8 @@ class Device {
   #event = 0;
 
   constructor(fd: number, { gapsNs, startNs = 0 }: Source) {
-    this.handler = new AioHandler(fd, { ioRead() {}, ioPoll: () => false, ioPollReady() {} });
+    const callbacks = { ioRead() {}, ioPoll: () => false, ioPollReady() {} };
+    this.handler = new AioHandler(fd, readFdHandler(fd, callbacks, -1)!);
     this.#gapsNs = gapsNs;
     this.nextNs = startNs + gapsNs[0];
   }
@@ -100,7 +101,9 @@ class Device {
 function simulate(load: string, rule: string): Outcome {
   const params = RULES[rule];
   const clock = new SimulatedClock();
-  const times = new IterationTimes(clock);
+  const times = new IterationTimes(clock, (error) => {
+    throw error;
+  });
   const budget = new PollingBudget(times, new Trace(() => {}));
   const list = new IntrusiveList<AioHandler>(), ready = new IntrusiveList<AioHandler>();
   const devices = LOADS[load].map((source, index) => new Device(index, source));

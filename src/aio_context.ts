@@ -92,8 +92,7 @@ export class AioContext implements Disposable {
    */
   constructor(options: AioContextOptions = {}) {
     const { fdmon, pollParams, clock, shim: shimPath, liburing } = readContextOptions(options);
-    const defaults = defaultPollParams(navigator.hardwareConcurrency);
-    this.#params = mergePollParams(defaults, pollParams ?? {});
+    this.#params = mergePollParams(defaultPollParams(), pollParams ?? {});
     const shim = loadShim({ shim: shimPath });
     const { report } = this.#errors;
     const changed = () => {

@@ -31,7 +31,7 @@ export interface PollParams {
  * @param processors how many this process may run on; with one, whoever is to make an event cannot
  *   while the loop polls for it, so polling is off
  */
-export function defaultPollParams(processors: number): PollParams {
+export function defaultPollParams(processors = navigator.hardwareConcurrency): PollParams {
   return { maxNs: processors > 1 ? 32_768 : 0, grow: 0, shrink: 0, idleNs: 7e9, weight: 3 };
 }
 

@@ -1,7 +1,7 @@
 /** The weighted rule: its arithmetic, the maximum over all handlers, and what a context makes of it. */
 import { assert, assertEquals } from "@std/assert";
 import { ManualClock } from "../mod.ts";
-import { AioHandler } from "../src/aio_handler.ts";
+import { AioHandler, readFdHandler } from "../src/aio_handler.ts";
 import { IntrusiveList } from "../src/intrusive_list.ts";
 import { IterationTimes } from "../src/iteration_times.ts";
 import { PollingBudget } from "../src/polling_budget.ts";
@@ -59,11 +59,14 @@ for (const weight of [0, 3]) {
       return Math.floor(random / 2 ** 32 * limit);
     };
     const params = { ...BASE, weight };
-    const times = new IterationTimes(new ManualClock());
+    const times = new IterationTimes(new ManualClock(), () => {});
     const budget = new PollingBudget(times, new Trace(() => {}));
     const list = new IntrusiveList<AioHandler>(), ready = new IntrusiveList<AioHandler>();
     const callbacks = { ioRead() {}, ioPoll: () => false, ioPollReady() {} };
-    const handlers = Array.from({ length: 20 }, (_, fd) => new AioHandler(fd, callbacks));
+    const handlers = Array.from(
+      { length: 20 },
+      (_, fd) => new AioHandler(fd, readFdHandler(fd, callbacks, -1)!),
+    );
     const model = handlers.map(() => ({ pollNs: 0, averageNs: 0, lastNs: 0 }));
     let blockedNs = 0;
     for (let step = 0; step < 50_000; step++) {
