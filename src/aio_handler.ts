@@ -89,8 +89,9 @@ export class AioHandler {
 
   /** On the list of all handlers, or of the deleted ones. */
   readonly allLink: ListLink<AioHandler> = new ListLink<AioHandler>(this);
-  readonly readyLink: ListLink<AioHandler> = new ListLink<AioHandler>(this);
-  readonly pollLink: ListLink<AioHandler> = new ListLink<AioHandler>(this);
+  // Many handlers are never ready or polled, so these are made when they are asked for.
+  #readyLink: ListLink<AioHandler> | null = null;
+  #pollLink: ListLink<AioHandler> | null = null;
 
   constructor(fd: number, callbacks: HandlerCallbacks, isNotifier = false) {
     const { ioPoll } = callbacks;
@@ -121,7 +122,22 @@ export class AioHandler {
 
   /** Whether it takes part in polling now. */
   get listed(): boolean {
-    return this.pollLink.list !== null;
+    return this.#pollLink !== null && this.#pollLink.list !== null;
+  }
+
+  /** Whether it is on the ready list, or in the batch being dispatched. */
+  get ready(): boolean {
+    return this.#readyLink !== null && this.#readyLink.list !== null;
+  }
+
+  /** Its place on the poll list. */
+  get pollLink(): ListLink<AioHandler> {
+    return this.#pollLink ??= new ListLink<AioHandler>(this);
+  }
+
+  /** Its place on the ready list. */
+  get readyLink(): ListLink<AioHandler> {
+    return this.#readyLink ??= new ListLink<AioHandler>(this);
   }
 
   /** Lets go of the callbacks once nobody can be running one. */

@@ -59,7 +59,7 @@ export interface Fdmon {
 /** Notes that a handler's fd is ready. */
 export function markReady(ready: ReadyList, handler: AioHandler, revents: number): void {
   handler.revents |= revents;
-  if (handler.readyLink.list === null) ready.append(handler.readyLink);
+  if (!handler.ready) ready.append(handler.readyLink);
 }
 
 /** Notes that a handler's fd cannot be watched any more. */

@@ -129,7 +129,7 @@ export class HandlerRegistry {
 
   /** Takes a handler off the ready list with all that it was there for. */
   forgetEvents(handler: AioHandler): void {
-    handler.readyLink.list?.remove(handler.readyLink);
+    if (handler.ready) handler.readyLink.list!.remove(handler.readyLink);
     handler.revents = handler.watchErrno = 0;
     handler.pollReady = handler.adjusted = false;
   }

@@ -254,7 +254,7 @@ export class PollMode {
 
   #markPollReady(handler: AioHandler): void {
     handler.pollReady = true;
-    if (handler.readyLink.list === null) this.#parts.ready.append(handler.readyLink);
+    if (!handler.ready) this.#parts.ready.append(handler.readyLink);
   }
 
   #refresh(link: ListLink<AioHandler>): void {
