@@ -111,9 +111,9 @@ export class AioContext implements Disposable {
     const ready = new IntrusiveList<AioHandler>();
     const times = this.#times = new IterationTimes(this.#clock, report);
     this.#pollMode = new PollMode({ times, spin, ready, trace: this.trace, notifier, report });
-    const parts = { system: this.#system, spin, ready, times, liburing };
+    const parts = { system: this.#system, spin, ready, times, notifier, liburing };
     try {
-      this.#handlers = new HandlerRegistry(fdmon, parts, this.#pollMode, notifier, changed, report);
+      this.#handlers = new HandlerRegistry(fdmon, parts, this.#pollMode, changed, report);
     } catch (error) {
       this.#notifier.dispose();
       throw error;

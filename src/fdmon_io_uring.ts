@@ -118,6 +118,8 @@ export class FdmonIoUring implements Fdmon {
   }
 
   #unwatch(handler: AioHandler): void {
+    // This may throw, so it comes first; and it may complete the very request to be cancelled.
+    if (handler.armState === Arm.inFlight) this.#makeRoom();
     handler.watched = false;
     if (handler.armState === Arm.pending) this.#leave(this.#pending, handler);
     else if (handler.armState === Arm.held) this.#leave(this.#held, handler);
@@ -132,7 +134,7 @@ export class FdmonIoUring implements Fdmon {
   }
 
   #cancel(handler: AioHandler): void {
-    const at = this.#sqe();
+    const at = this.#ring.nextSqe();
     const words = this.#ring.sqes;
     words[at + SqeWord.opcode] = RingOp.pollRemove;
     words[at + SqeWord.fd] = -1;
@@ -141,8 +143,11 @@ export class FdmonIoUring implements Fdmon {
   }
 
   #arm(handlers: AioHandler[]): void {
-    for (let handler = handlers.pop(); handler !== undefined; handler = handlers.pop()) {
-      const at = this.#sqe();
+    while (handlers.length !== 0) {
+      // This may throw, so nobody is taken off the list before.
+      this.#makeRoom();
+      const handler = handlers.pop()!;
+      const at = this.#ring.nextSqe();
       const words = this.#ring.sqes;
       words[at + SqeWord.opcode] = RingOp.pollAdd;
       words[at + SqeWord.fd] = handler.fd;
@@ -153,10 +158,9 @@ export class FdmonIoUring implements Fdmon {
     }
   }
 
-  /** A zeroed SQE; a full ring is submitted midway. */
-  #sqe(): number {
+  /** Sees to it that an SQE can be had; a full ring is submitted midway. */
+  #makeRoom(): void {
     if (this.#ring.full) this.#enter(0);
-    return this.#ring.nextSqe();
   }
 
   /**
@@ -167,22 +171,19 @@ export class FdmonIoUring implements Fdmon {
     const ring = this.#ring;
     for (let retries = 0;; retries++) {
       const result = ring.enter(minComplete);
-      if (result >= 0 && ring.unsubmitted === 0) return;
       // A signal or the time ends a wait; what could not be submitted has to be, all the same.
-      if (result === -Errno.ETIME || result === -Errno.EINTR) {
-        if (ring.unsubmitted === 0) return;
-        minComplete = 0;
-      } else if (result < 0) {
-        const transient = result === -Errno.EBUSY || result === -Errno.EAGAIN ||
-          result === -Errno.ENOMEM;
-        if (!transient || retries === BUSY_RETRIES_MAX) {
-          throw new AioError("Cannot wait for events", "io_uring_enter", -result);
-        }
-        // Room in the CQ ring is what the kernel lacks; with events in hand nobody has to wait.
-        if (this.#reap() > 0) minComplete = 0;
-      } else if (ring.completions() !== 0) {
-        minComplete = 0;
+      const ended = result === -Errno.ETIME || result === -Errno.EINTR;
+      if ((result >= 0 || ended) && ring.unsubmitted === 0) return;
+      const transient = result >= 0 || ended || result === -Errno.EBUSY ||
+        result === -Errno.EAGAIN || result === -Errno.ENOMEM;
+      if (!transient || retries === BUSY_RETRIES_MAX) {
+        const errno = result < 0 ? -result : Errno.EBUSY;
+        throw new AioError("Cannot wait for events", "io_uring_enter", errno);
       }
+      // Only attempts in a row are counted that took nothing.
+      if (result > 0) retries = 0;
+      // Room in the CQ ring may be what the kernel lacks; with events in hand nobody has to wait.
+      if (ended || (result < 0 ? this.#reap() : ring.completions()) > 0) minComplete = 0;
     }
   }
 

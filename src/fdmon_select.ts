@@ -23,6 +23,8 @@ export interface FdmonParts {
   readonly spin: Spin<AioHandler>;
   readonly ready: ReadyList;
   readonly times: IterationTimes;
+  /** The context's own, which has to be watched for a backend to be of use. */
+  readonly notifier: AioHandler;
   /** Path of liburing, where the user gave one. */
   readonly liburing?: string;
 }
@@ -71,12 +73,24 @@ export function selectFdmon(name: FdmonName | undefined, parts: FdmonParts): Fdm
 export function fallBackToPoll(parts: FdmonParts, epoll: FdmonChoice, fd: number): FdmonChoice {
   const refusal = `epoll cannot watch fd ${fd}, such as a regular file (EPERM)`;
   return {
-    fdmon: new FdmonPoll(parts.system, parts.ready, parts.times),
+    fdmon: makeFdmon("poll", parts),
     reason: epoll.reason === BY_NAME ? refusal : `${epoll.reason}; ${refusal}`,
   };
 }
 
+/** Makes a backend that watches the notifier; leaves nothing behind where that fails. */
 function makeFdmon(name: FdmonName, parts: FdmonParts): Fdmon {
+  const fdmon = openFdmon(name, parts);
+  try {
+    fdmon.update(null, parts.notifier);
+  } catch (error) {
+    fdmon.dispose();
+    throw error;
+  }
+  return fdmon;
+}
+
+function openFdmon(name: FdmonName, parts: FdmonParts): Fdmon {
   if (name === "poll") return new FdmonPoll(parts.system, parts.ready, parts.times);
   if (name === "epoll") return new FdmonEpoll(parts.system, parts.ready, parts.times);
   const liburing = loadLiburing({ liburing: parts.liburing });

@@ -20,7 +20,6 @@ export class HandlerRegistry {
   walkDepth = 0;
   readonly #parts: FdmonParts;
   readonly #pollMode: PollMode;
-  readonly #notifier: AioHandler;
   readonly #changed: () => void;
   readonly #report: (error: unknown) => void;
   /**
@@ -43,22 +42,14 @@ export class HandlerRegistry {
     name: FdmonName | undefined,
     parts: FdmonParts,
     pollMode: PollMode,
-    notifier: AioHandler,
     changed: () => void,
     report: (error: unknown) => void,
   ) {
     this.#parts = parts;
     this.#pollMode = pollMode;
-    this.#notifier = notifier;
     this.#changed = changed;
     this.#report = report;
     this.#choice = selectFdmon(name, parts);
-    try {
-      this.fdmon.update(null, notifier);
-    } catch (error) {
-      this.fdmon.dispose();
-      throw error;
-    }
   }
 
   get fdmon(): Fdmon {
@@ -143,7 +134,7 @@ export class HandlerRegistry {
 
   /** Zeroes the polling time of all handlers and forgets their idle deadlines. */
   resetPolling(): void {
-    this.#pollMode.budget.reset(this.#notifier);
+    this.#pollMode.budget.reset(this.#parts.notifier);
     for (let link = this.#all.first; link !== null; link = link.next) {
       this.#pollMode.budget.reset(link.member);
     }
@@ -206,7 +197,6 @@ export class HandlerRegistry {
       if (!refused || this.fdmon.name !== "epoll" || replacement === null) throw error;
       this.fdmon.dispose();
       this.#choice = fallBackToPoll(this.#parts, this.#choice, replacement.fd);
-      this.fdmon.update(null, this.#notifier);
       for (let link = this.#all.first; link !== null; link = link.next) {
         if (link.member.watched && link.member !== old) this.fdmon.update(null, link.member);
       }
