@@ -83,17 +83,22 @@ export class Dispatcher {
       return true;
     }
     if (handler.hasPoll && !handler.listed && !handler.running) this.#list(handler, revents);
-    if (handler.deleted) return false;
+    if (!this.#mayRun(handler)) return false;
     let ran = false;
     if ((revents & handler.readEvents) !== 0) {
       ran = this.#call(handler.ioRead!);
     } else if (pollReady) {
       ran = this.#callPollReady(handler);
     }
-    if ((revents & handler.writeEvents) !== 0 && !handler.deleted) {
+    if ((revents & handler.writeEvents) !== 0 && this.#mayRun(handler)) {
       ran = this.#call(handler.ioWrite!);
     }
     return ran && !handler.isNotifier;
+  }
+
+  /** Whatever has been called for it meanwhile may have deleted or silenced it. */
+  #mayRun(handler: AioHandler): boolean {
+    return !handler.deleted && !this.#handlers.isSilenced(handler);
   }
 
   #list(handler: AioHandler, revents: number): void {
@@ -122,7 +127,7 @@ export class Dispatcher {
     this.#call(handler.ioPollReady!);
     handler.running = false;
     this.#running = outer;
-    if (!handler.listed && !handler.deleted && !this.#handlers.isSilenced(handler)) {
+    if (!handler.listed && this.#mayRun(handler)) {
       // A nested poll took it off the list; what came meanwhile is looked for here.
       this.#pollMode.add(handler);
       this.#pollMode.pollOnce(handler);

@@ -206,9 +206,11 @@ export class FdmonIoUring implements Fdmon {
     handler.armState = Arm.idle;
     if (!handler.watched) return this.#freeSlot(handler);
     if (result < 0 && result !== -Errno.ECANCELED) return markFailed(this.#ready, handler, -result);
-    // A handler with a poll callback is listed when it is dispatched, and polled from then on.
-    if (handler.hasPoll) this.#join(this.#held, handler, Arm.held);
-    else this.#join(this.#pending, handler, Arm.pending);
+    // A handler with a poll callback is listed when it is dispatched, and polled from then on; one
+    // that has been cancelled and wanted back meanwhile is not dispatched.
+    if (handler.hasPoll && (result > 0 || handler.listed)) {
+      this.#join(this.#held, handler, Arm.held);
+    } else this.#join(this.#pending, handler, Arm.pending);
     if (result > 0) markReady(this.#ready, handler, result);
   }
 

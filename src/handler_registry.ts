@@ -113,7 +113,7 @@ export class HandlerRegistry {
 
   /** Calls the ioPollEnd that is due, which may set other handlers: so everything else is done. */
   #retire(handler: AioHandler): void {
-    if (handler.listed) this.#pollMode.remove(handler);
+    this.#pollMode.remove(handler);
     if (this.walkDepth === 0) handler.release();
     else this.#deleted.append(handler.allLink);
   }
@@ -145,13 +145,14 @@ export class HandlerRegistry {
   /** Silences external handlers; counts. */
   disableExternal(): void {
     if (this.#externalDisabled++ !== 0) return;
-    for (const handler of this.#externalHandlers()) {
-      // What ran for another one of them may have deleted this one, or enabled all again.
-      if (handler.deleted || !handler.watched || this.#externalDisabled === 0) continue;
-      this.fdmon.update(handler, null);
+    const handlers = this.#externalHandlers();
+    for (const handler of handlers) {
+      if (handler.watched) this.fdmon.update(handler, null);
       this.forgetEvents(handler);
-      if (handler.listed) this.#pollMode.remove(handler);
+      if (handler.listed) this.#pollMode.unlist(handler);
     }
+    // These call ioPollEnd, which may poll: by now none of them can be found any more.
+    for (const handler of handlers) this.#pollMode.finish(handler);
   }
 
   /**

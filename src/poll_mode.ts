@@ -9,7 +9,7 @@
  * entry down, so nobody is skipped.
  *
  * Invariant: a handler is in the tables exactly while it is listed; `polling` is set only on a
- * listed handler with `started`. What polling means for the timeout of the wait is decided by the
+ * listed handler with `started`, or between `unlist` and `finish`. What polling means for the timeout of the wait is decided by the
  * context; this file reports what it found.
  */
 import { type Spin, SpinResult, SpinTime } from "../ffi/spin.ts";
@@ -99,15 +99,21 @@ export class PollMode {
     this.#list.append(handler.pollLink);
     if (handler.pollWord !== null) this.#spin.add(handler.pollWord, handler);
     if (handler.pollFunction !== null) this.#functions.add(handler);
-    if (handler.ioPollBegin !== null || handler.ioPollEnd !== null) {
-      handler.pairedIndex = this.#paired.push(handler) - 1;
-      if (this.started) this.#begin(handler);
-    }
     this.budget.add(handler);
+    if (handler.ioPollBegin === null && handler.ioPollEnd === null) return;
+    handler.pairedIndex = this.#paired.push(handler) - 1;
+    if (this.started && !handler.polling) this.#begin(handler);
+    else if (!this.started) this.finish(handler);
   }
 
-  /** Takes a listed handler off; ends polling for it first. Its last events are not looked for. */
+  /** Takes a handler off and ends polling for it. Its last events are not looked for. */
   remove(handler: AioHandler): void {
+    if (handler.listed) this.unlist(handler);
+    this.finish(handler);
+  }
+
+  /** Takes a listed handler off; the ioPollEnd that may be due is left to `finish`. */
+  unlist(handler: AioHandler): void {
     this.#list.remove(handler.pollLink);
     handler.idleDeadlineNs = 0;
     if (handler.pollWord !== null) this.#spin.remove(handler.pollWord);
@@ -117,8 +123,12 @@ export class PollMode {
       const moved = swapRemove(this.#paired, handler.pairedIndex);
       if (moved !== null) moved.pairedIndex = handler.pairedIndex;
       handler.pairedIndex = -1;
-      if (handler.polling) this.#end(handler);
     }
+  }
+
+  /** Calls the ioPollEnd that is due, unless the handler is polled for. */
+  finish(handler: AioHandler): void {
+    if (handler.polling && !(handler.listed && this.started)) this.#end(handler);
   }
 
   /** Forgets the idle deadlines, as the interval has changed. */
@@ -209,7 +219,7 @@ export class PollMode {
         this.#parts.report(error);
       }
     }
-    if (hit && !handler.deleted) this.#markPollReady(handler);
+    if (hit && handler.watched) this.#markPollReady(handler);
     return hit;
   }
 
@@ -286,7 +296,8 @@ export class PollMode {
       const wasPolling = this.started;
       this.removals++;
       this.remove(handler);
-      if (handler.deleted) continue;
+      // Its ioPollEnd, or a listener, may have deleted or silenced it.
+      if (!handler.watched) continue;
       fdmon.unpolled(handler);
       if (wasPolling && this.pollOnce(handler)) this.progress = this.interrupted = true;
     }
