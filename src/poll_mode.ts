@@ -206,8 +206,9 @@ export class PollMode {
     return this.progress;
   }
 
-  /** Polls one handler that is not listed; a hit goes to the ready list. */
+  /** Polls one handler, unless it is deleted or silenced; a hit goes to the ready list. */
   pollOnce(handler: AioHandler): boolean {
+    if (!handler.watched) return false;
     let hit = false;
     const word = handler.pollWord;
     if (word !== null) {

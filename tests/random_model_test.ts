@@ -6,7 +6,7 @@ import { RandomNumbers, RandomWorld } from "./random_model.ts";
 
 /** Set it to repeat a run; `AIO_TEST_STEPS` makes it a longer one. */
 const SEED = Number(Deno.env.get("AIO_TEST_SEED") ?? Math.floor(Math.random() * 2 ** 32));
-const STEPS = Number(Deno.env.get("AIO_TEST_STEPS") ?? 100_000);
+const STEPS = Number(Deno.env.get("AIO_TEST_STEPS") ?? 500_000);
 /** Operations until a world is disposed and the next one made. */
 const STEPS_PER_WORLD = 5_000;
 
