@@ -17,6 +17,11 @@ import packageJson from "../../deno.json" with { type: "json" };
 import { AioError } from "../../ffi/errno.ts";
 import { CommandError, ExitCode, UsageError } from "./exit.ts";
 
+/** Shown in the help text; a test compares it with the rows there are. */
+const BENCH_NAMES = "request, idle-3200, idle-16000, removal, kicks, poll-function, poll-word,\n" +
+  "  wake-up, wake-up-epoll, poll-nothing, bottom-half, timer, handler-memory,\n" +
+  "  handler-changes, allocation, cold-start";
+
 /** How the reader of a help text gets here; there is no installed program of that name. */
 const PROGRAM = import.meta.url.startsWith("file:")
   ? "deno run -A src/cli/main.ts"
@@ -51,6 +56,7 @@ function describeProgram(finish: (code: number) => void): Command {
     .exitOverride()
     .showHelpAfterError("(--help shows what there is)");
   program.addCommand(describeScale(finish));
+  program.addCommand(describeBench(finish));
   program.addCommand(describeDoctor(finish));
   program.addCommand(describeSetup(finish));
   // Subcommands added as objects do not inherit the way errors are handled.
@@ -78,6 +84,22 @@ function describeScale(finish: (code: number) => void): Command {
     .action(async (options) => {
       const { scale } = await import("./scale.ts");
       finish(await scale(options));
+    });
+}
+
+function describeBench(finish: (code: number) => void): Command {
+  return new Command("bench")
+    .description(
+      "Measure what the loop costs here, part by part, against C where there is a floor.",
+    )
+    .option("--only <names>", "rows to measure, separated by commas (default: all)")
+    .addOption(option("--rounds <number>", "rounds, of which the medians are shown", "5"))
+    .option("--json", "print JSON")
+    .addHelpText("after", `\nRows:\n  ${BENCH_NAMES}`)
+    .addHelpText("after", example("bench --only request,wake-up"))
+    .action(async (options) => {
+      const { bench } = await import("./bench.ts");
+      finish(await bench(options));
     });
 }
 

@@ -97,11 +97,35 @@ export function conclusion(report: Report): string {
     `${whole(off.iops)} requests a second.`;
 }
 
-/** Tells on the standard error what is being measured. */
-export class Progress {
-  readonly #terminal = Deno.stderr.isTerminal();
-  readonly #total: number;
+/** A line on the standard error that is rewritten at a terminal. */
+export class ProgressLine {
+  readonly terminal: boolean = Deno.stderr.isTerminal();
   readonly #encoder = new TextEncoder();
+
+  /** Shows a text instead of the last one, or after it where there is no terminal. */
+  show(text: string): void {
+    this.#write(this.terminal ? `${ERASE_LINE}${text}` : `${text}\n`);
+  }
+
+  /** The same for what changes often: nothing where there is no terminal. */
+  update(text: string): void {
+    if (this.terminal) this.show(text);
+  }
+
+  /** Removes the line again. */
+  end(): void {
+    if (this.terminal) this.#write(ERASE_LINE);
+  }
+
+  #write(text: string): void {
+    Deno.stderr.writeSync(this.#encoder.encode(text));
+  }
+}
+
+/** Tells which of several measurements is being made. */
+export class Progress {
+  readonly #line = new ProgressLine();
+  readonly #total: number;
   #number = 0;
 
   /** @param total measurements to come */
@@ -117,22 +141,15 @@ export class Progress {
   begin(plan: RunPlan): ProgressListener | null {
     const title = `[${++this.#number}/${this.#total}] ${whole(plan.idleHandlers)} idle handlers, ` +
       `removal ${plan.removal ? "on" : "off"}`;
-    if (!this.#terminal) {
-      this.#write(`${title}\n`);
-      return null;
-    }
-    this.#write(`${ERASE_LINE}${title}: adding handlers`);
+    this.#line.show(this.#line.terminal ? `${title}: adding handlers` : title);
+    if (!this.#line.terminal) return null;
     return (phase, secondsLeft) =>
-      this.#write(`${ERASE_LINE}${title}: ${phase}, ${Math.ceil(secondsLeft)} s left`);
+      this.#line.show(`${title}: ${phase}, ${Math.ceil(secondsLeft)} s left`);
   }
 
   /** Removes the line again. */
   end(): void {
-    if (this.#terminal) this.#write(ERASE_LINE);
-  }
-
-  #write(text: string): void {
-    Deno.stderr.writeSync(this.#encoder.encode(text));
+    this.#line.end();
   }
 }
 
