@@ -29,6 +29,7 @@ import {
   type AioStats,
   type FdmonInfo,
   readContextOptions,
+  refusePosting,
   requireFunction,
 } from "./context_types.ts";
 import { Dispatcher } from "./dispatcher.ts";
@@ -86,8 +87,7 @@ export class AioContext implements Disposable {
    * Makes a context; opens the libraries if this is the first one.
    *
    * @param options what to use; everything has a default
-   * @throws {AioError} when a library or a backend asked for cannot be had; its message says what
-   *   to do
+   * @throws {AioError} when a library or a backend asked for cannot be had; it says what to do
    * @throws {TypeError} for bad options, or a RangeError
    */
   constructor(options: AioContextOptions = {}) {
@@ -119,6 +119,7 @@ export class AioContext implements Disposable {
       throw error;
     }
     this.#dispatcher = new Dispatcher(ready, this.#handlers, this.#pollMode, this.trace, report);
+    refusePosting(this);
   }
 
   /** The backend in use and why. */
@@ -340,10 +341,9 @@ export class AioContext implements Disposable {
       times.timeoutNs = Math.max(0, times.timeoutNs - (times.endNs - times.startNs));
     }
     if (!timed) times.startNs = times.endNs = 0;
-    const { trace } = this;
-    if (trace.wants("run_poll_handlers_end")) {
+    if (this.trace.wants("run_poll_handlers_end")) {
       const { timeoutNs } = times;
-      trace.emit("run_poll_handlers_end", { progress: mode.progress, timeoutNs });
+      this.trace.emit("run_poll_handlers_end", { progress: mode.progress, timeoutNs });
     }
   }
 

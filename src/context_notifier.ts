@@ -1,9 +1,10 @@
 /**
  * Waking a context from any thread: the announcement protocol and the handle other threads hold.
  *
- * Three shared words. `notified` is set by any waker and cleared by the loop; `notifyMe` is set by
+ * Four shared words. `notified` is set by any waker and cleared by the loop; `notifyMe` is set by
  * the loop while it is about to sleep or asleep, and by nobody else; `users` counts threads inside
- * a wake-up and carries the CLOSED bit once the context is disposed.
+ * a wake-up and carries the CLOSED bit once the context is disposed; `fd` is the eventfd again, so
+ * that a handle put together by hand is told from a real one.
  *
  * Waker: notified = 1, then read notifyMe, and write the eventfd only if it is set. Loop:
  * notifyMe = 1, then read notified, and sleep only if it is clear. Each side stores before it
@@ -16,10 +17,17 @@ import { System } from "../ffi/system.ts";
 const NOTIFIED = 0;
 const NOTIFY_ME = 1;
 const USERS = 2;
-const WORDS = 3;
+const FD = 3;
+const WORDS = 4;
 
 /** Sign bit of `users`: the eventfd is closed or about to be. */
 const CLOSED = 0x8000_0000 | 0;
+
+/**
+ * How long dispose() waits for threads inside a wake-up. Each needs a system call's time; one that
+ * was terminated there never leaves.
+ */
+const USERS_GONE_NS = 1e9;
 
 /** What `ctx.remote()` returns: can be posted to any Worker, for `wakeContext` there. */
 export interface RemoteContext {
@@ -38,6 +46,7 @@ export class ContextNotifier {
   constructor(system: System) {
     this.#system = system;
     this.fd = system.eventfd();
+    this.words[FD] = this.fd;
   }
 
   /** Somebody called notify since the last `accept`. */
@@ -70,10 +79,17 @@ export class ContextNotifier {
     this.#system.drain(this.fd);
   }
 
-  /** Waits for wakers that are inside `wakeContext`, a matter of one system call, and closes. */
+  /**
+   * Waits for wakers that are inside `wakeContext`, and closes. Where one never leaves, the eventfd
+   * stays open: its number must not become somebody else's while that one may still write to it.
+   */
   dispose(): void {
     let users = Atomics.or(this.words, USERS, CLOSED);
-    while ((users & ~CLOSED) !== 0) users = Atomics.load(this.words, USERS);
+    const untilNs = this.#system.now() + USERS_GONE_NS;
+    while ((users & ~CLOSED) !== 0) {
+      if (this.#system.now() > untilNs) return;
+      users = Atomics.load(this.words, USERS);
+    }
     this.#system.close(this.fd);
   }
 }
@@ -83,6 +99,9 @@ let wakeSystem: System | null = null;
 /**
  * Wakes a context, from any thread: a blocking poll() returns, or the next one does not block.
  * Costs a system call only if the context sleeps.
+ *
+ * A handle is checked for being whole, not for being genuine: whoever makes up both its parts can
+ * have eight bytes written to any fd of this process, as whoever may call C can anyway.
  *
  * @param remote what `ctx.remote()` returned
  * @returns false when the context is disposed
@@ -98,9 +117,8 @@ let wakeSystem: System | null = null;
  * ```
  */
 export function wakeContext(remote: RemoteContext): boolean {
-  const words = remote?.words;
-  const shared = words instanceof Int32Array && words.buffer instanceof SharedArrayBuffer;
-  if (!shared || words.length !== WORDS || !Number.isInteger(remote.fd) || remote.fd < 0) {
+  const words = remote?.words, fd = remote?.fd;
+  if (!isWords(words) || !Number.isInteger(fd) || fd < 0 || words[FD] !== fd) {
     throw new TypeError("Cannot wake a context as the handle is not one of ctx.remote()");
   }
   wakeSystem ??= new System(loadShim());
@@ -109,9 +127,20 @@ export function wakeContext(remote: RemoteContext): boolean {
   try {
     if ((users & CLOSED) !== 0) return false;
     Atomics.store(words, NOTIFIED, 1);
-    if (Atomics.load(words, NOTIFY_ME) !== 0) wakeSystem.signal(remote.fd);
+    if (Atomics.load(words, NOTIFY_ME) !== 0) wakeSystem.signal(fd);
     return true;
   } finally {
     Atomics.sub(words, USERS, 1);
   }
+}
+
+// The getters of the engine, which nobody can forge as they can a prototype.
+const typedArray = Object.getPrototypeOf(Int32Array.prototype);
+const tagOf = Object.getOwnPropertyDescriptor(typedArray, Symbol.toStringTag)!.get!;
+const bufferOf = Object.getOwnPropertyDescriptor(typedArray, "buffer")!.get!;
+const lengthOf = Object.getOwnPropertyDescriptor(typedArray, "length")!.get!;
+
+function isWords(words: unknown): words is Int32Array<SharedArrayBuffer> {
+  return tagOf.call(words) === "Int32Array" && lengthOf.call(words) === WORDS &&
+    bufferOf.call(words) instanceof SharedArrayBuffer;
 }

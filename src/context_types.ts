@@ -80,3 +80,18 @@ export function requireFunction(callback: unknown, what: string): void {
     throw new TypeError(`Cannot ${what} as the callback is not a function: ${typeof callback}`);
   }
 }
+
+/**
+ * Has structuredClone and postMessage refuse a context, in words: they would make an empty object
+ * of it, as its state is private. A getter is what they come across.
+ */
+export function refusePosting(context: object): void {
+  Object.defineProperty(context, "transferable", {
+    enumerable: true,
+    get() {
+      throw new TypeError(
+        "Cannot post an AioContext as it belongs to the thread that made it: post ctx.remote()",
+      );
+    },
+  });
+}

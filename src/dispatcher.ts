@@ -79,7 +79,8 @@ export class Dispatcher {
     this.#handlers.forgetEvents(handler);
     if (watchErrno !== 0) {
       this.#report(new AioError(`Cannot watch fd ${handler.fd} any longer`, "poll", watchErrno));
-      this.#handlers.replace(handler, null);
+      // Without its own fd the context is not woken by other threads, but does all the rest.
+      if (!handler.isNotifier) this.#handlers.replace(handler, null);
       return true;
     }
     if (handler.hasPoll && !handler.listed && !handler.running) this.#list(handler, revents);

@@ -104,12 +104,20 @@ Deno.test("poll, bottomHalf, timer, trace: bad arguments are refused", () => {
 Deno.test("wakeContext: what is no handle of a context is refused", () => {
   const wake = (remote: unknown) => () => wakeContext(remote as never);
   const message = /the handle is not one of ctx.remote\(\)/;
-  const words = new Int32Array(new SharedArrayBuffer(12));
+  using ctx = new AioContext();
+  const { words, fd } = ctx.remote();
+  const forged = Object.setPrototypeOf({ length: 4, buffer: words.buffer }, Int32Array.prototype);
+  const unshared = new Int32Array(4).fill(fd);
   refuse([
     ["undefined", wake(undefined), TypeError, message],
     ["empty", wake({}), TypeError, message],
-    ["not shared", wake({ words: new Int32Array(3), fd: 1 }), TypeError, message],
-    ["short", wake({ words: words.subarray(1), fd: 1 }), TypeError, message],
+    ["not shared", wake({ words: unshared, fd }), TypeError, message],
+    ["short", wake({ words: words.subarray(1), fd }), TypeError, message],
+    ["forged words", wake({ words: forged, fd }), TypeError, message],
+    ["another view", wake({ words: new Uint32Array(words.buffer), fd }), TypeError, message],
+    ["a proxy", wake({ words: new Proxy(words, {}), fd }), TypeError, message],
     ["no fd", wake({ words, fd: -1 }), TypeError, message],
+    ["another fd", wake({ words, fd: fd + 1 }), TypeError, message],
+    ["fd text", wake({ words, fd: String(fd) }), TypeError, message],
   ]);
 });
