@@ -27,8 +27,8 @@ export interface Timer {
 
 /** A timer on the list of its context. */
 export class ListedTimer implements Timer {
-  deadlineNs = 0;
-  /** Owned by the list: place in the heap, -1 when not there; order of arming. */
+  /** Owned by the list: the deadline; place in the heap, -1 when not there; order of arming. */
+  dueNs = 0;
   heapIndex = -1;
   sequence = 0;
   readonly dueLink: ListLink<ListedTimer> = new ListLink<ListedTimer>(this);
@@ -39,6 +39,10 @@ export class ListedTimer implements Timer {
   constructor(list: TimerList, callback: () => void) {
     this.#list = list;
     this.callback = callback;
+  }
+
+  get deadlineNs(): number {
+    return this.dueNs;
   }
 
   get armed(): boolean {
@@ -85,7 +89,7 @@ export class TimerList {
   }
 
   insert(timer: ListedTimer, deadlineNs: number): void {
-    timer.deadlineNs = deadlineNs;
+    timer.dueNs = deadlineNs;
     timer.sequence = this.#sequence++;
     timer.heapIndex = this.#heap.push(timer) - 1;
     this.#siftUp(timer);
@@ -108,7 +112,7 @@ export class TimerList {
    * @returns true when a timer fired
    */
   run(nowNs: number, stopped: () => boolean): boolean {
-    while (this.#heap.length !== 0 && this.#heap[0].deadlineNs <= nowNs) {
+    while (this.#heap.length !== 0 && this.#heap[0].dueNs <= nowNs) {
       const timer = this.#heap[0];
       this.#removeAt(0);
       this.#due.append(timer.dueLink);
@@ -137,7 +141,7 @@ export class TimerList {
 
   #noteSoonest(): void {
     if (this.#due.size !== 0) this.soonestNs = 0;
-    else this.soonestNs = this.#heap.length === 0 ? Infinity : this.#heap[0].deadlineNs;
+    else this.soonestNs = this.#heap.length === 0 ? Infinity : this.#heap[0].dueNs;
   }
 
   #removeAt(index: number): void {
@@ -185,6 +189,6 @@ export class TimerList {
 }
 
 function isBefore(a: ListedTimer, b: ListedTimer): boolean {
-  return a.deadlineNs < b.deadlineNs ||
-    (a.deadlineNs === b.deadlineNs && a.sequence < b.sequence);
+  return a.dueNs < b.dueNs ||
+    (a.dueNs === b.dueNs && a.sequence < b.sequence);
 }

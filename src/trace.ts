@@ -49,6 +49,8 @@ export class Trace {
    */
   constructor(report: (error: unknown) => void) {
     this.#report = report;
+    // The members of a prototype would be taken for lists.
+    Object.setPrototypeOf(this.#listeners, null);
   }
 
   /**
@@ -58,7 +60,8 @@ export class Trace {
    * @throws {TypeError} for an unknown name or when the listener is not a function
    */
   on<Name extends TraceName>(name: Name, listener: TraceListener<Name>): () => void {
-    if (!Object.hasOwn(this.#listeners, name)) {
+    // A name that is an object could read as another one the next time.
+    if (typeof name !== "string" || !Object.hasOwn(this.#listeners, name)) {
       throw new TypeError(`Cannot trace an event as it has no such name: ${String(name)}`);
     }
     if (typeof listener !== "function") {
