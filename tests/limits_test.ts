@@ -1,6 +1,6 @@
 /** Many handlers at once, and low limits: everything is served exactly once. */
 import { assert, assertEquals } from "@std/assert";
-import { type AioContext } from "../mod.ts";
+import type { AioContext } from "../mod.ts";
 import { after, importLine, programWords, run } from "./child.ts";
 import { eachFdmon } from "./each_fdmon.ts";
 import { libc } from "./libc.ts";
