@@ -95,13 +95,16 @@ export class PollingBudget {
   }
 
   #learnWeighted(handler: AioHandler, params: PollParams): void {
+    let currentNs = handler.pollNs;
     // Of a first event nobody knows how long it took; the next one will tell.
     if (handler.lastEventNs !== 0) {
       const intervalNs = this.#blockedNs - handler.lastEventNs;
+      // It had fallen silent, whether or not that has been noticed.
+      if (intervalNs > params.maxNs) currentNs = 0;
       handler.averageNs = nextAverageNs(handler.averageNs, intervalNs, params);
     }
     handler.lastEventNs = this.#blockedNs;
-    this.#learn(handler, weightedPollNs(handler.averageNs, params));
+    this.#learn(handler, weightedPollNs(currentNs, handler.averageNs, params));
     // The maximum may be this handler's, and is younger now.
     if (handler.listed && handler.pollNs === this.#maxPollNs) this.#latestEventNs = this.#blockedNs;
   }

@@ -36,6 +36,10 @@ export function defaultPollParams(processors = navigator.hardwareConcurrency): P
 }
 
 const WEIGHT_MAX = 16;
+/** A handler that is not polled for is again when its mean is below this share of maxNs. */
+const RESUME_SHARE = 0.75;
+/** A polling time is kept until one below this part of it would do. */
+const KEEP_DIVISOR = 4;
 /** Longer times between events count as this many times maxNs, so that a pause is soon forgotten. */
 const INTERVAL_CAP = 2;
 
@@ -75,15 +79,21 @@ export function nextAverageNs(averageNs: number, intervalNs: number, params: Pol
 }
 
 /**
- * The polling time of a handler with this mean time between events.
+ * The polling time of a handler with this mean time between events: a multiple of the mean, as
+ * events do not come evenly, rounded up to a doubling of the shortest. It stays until the mean has
+ * changed a good deal, as each change may let the loop look for the longest polling time anew.
  *
- * @returns a multiple of the mean, as events do not come evenly; 0 where that is too long to poll
+ * @param currentNs its polling time so far
+ * @returns the new polling time, in ns; 0 where the mean is too long to poll for
  */
-export function weightedPollNs(averageNs: number, params: PollParams): number {
+export function weightedPollNs(currentNs: number, averageNs: number, params: PollParams): number {
   const { maxNs, grow } = params;
-  if (averageNs > maxNs) return 0;
-  const wantedNs = Math.max(POLL_START_NS, averageNs * (grow === 0 ? DEFAULT_GROW : grow));
-  return Math.min(wantedNs, maxNs);
+  if (averageNs > (currentNs === 0 ? maxNs * RESUME_SHARE : maxNs)) return 0;
+  const wantedNs = Math.min(averageNs * (grow === 0 ? DEFAULT_GROW : grow), maxNs);
+  if (wantedNs <= currentNs && wantedNs > currentNs / KEEP_DIVISOR) return currentNs;
+  let pollNs = POLL_START_NS;
+  while (pollNs < wantedNs) pollNs *= 2;
+  return Math.min(pollNs, maxNs);
 }
 
 /** Merges new parameters into the current ones. @throws {RangeError} naming the bad one */

@@ -34,19 +34,30 @@ for (const [what, average, interval, next] of AVERAGES) {
   });
 }
 
-const POLL_TIMES: readonly [what: string, average: number, pollNs: number, changes?: object][] = [
-  ["twice the mean", 5_000, 10_000],
-  ["a multiple of the mean", 5_000, 15_000, { grow: 3 }],
-  ["at least 4 us", 100, 4_000],
-  ["no longer than the limit", 30_000, 32_768],
-  ["no polling for a mean beyond the limit", 32_769, 0],
-  ["4 us where nothing is known", 0, 4_000],
-  ["no longer than a small limit", 0, 1_000, { maxNs: 1_000 }],
+const POLL_TIMES: readonly [
+  what: string,
+  current: number,
+  average: number,
+  next: number,
+  changes?: object,
+][] = [
+  ["twice the mean, rounded up to a doubling", 0, 5_000, 16_000],
+  ["a multiple of the mean", 0, 5_000, 16_000, { grow: 3 }],
+  ["at least 4 us", 0, 100, 4_000],
+  ["no longer than the limit", 4_000, 30_000, 32_768],
+  ["no polling for a mean beyond the limit", 32_768, 32_769, 0],
+  ["still for one just below it", 32_768, 32_767, 32_768],
+  ["not again before the mean is well below it", 0, 32_767, 0],
+  ["but then", 0, 24_000, 32_768],
+  ["4 us where nothing is known", 0, 0, 4_000],
+  ["no longer than a small limit", 0, 0, 1_000, { maxNs: 1_000 }],
+  ["kept while a quarter would not do", 16_000, 2_001, 16_000],
+  ["shorter once it would", 16_000, 2_000, 4_000],
 ];
 
-for (const [what, average, pollNs, changes] of POLL_TIMES) {
+for (const [what, current, average, next, changes] of POLL_TIMES) {
   Deno.test(`weightedPollNs: ${what}`, () => {
-    assertEquals(weightedPollNs(average, { ...BASE, ...changes }), pollNs);
+    assertEquals(weightedPollNs(current, average, { ...BASE, ...changes }), next);
   });
 }
 
@@ -93,9 +104,10 @@ for (const weight of [0, 3]) {
         if (weight === 0) known.pollNs = nextPollNs(known.pollNs, blockNs, params);
         else {
           if (known.lastNs !== 0) {
+            if (blockedNs - known.lastNs > params.maxNs) known.pollNs = 0;
             known.averageNs = nextAverageNs(known.averageNs, blockedNs - known.lastNs, params);
           }
-          known.pollNs = weightedPollNs(known.averageNs, params);
+          known.pollNs = weightedPollNs(known.pollNs, known.averageNs, params);
           known.lastNs = blockedNs;
         }
       }
