@@ -71,7 +71,9 @@ export class ContextNotifier {
 
   /** Clears `notified`, before the work it may stand for is looked for. */
   accept(): void {
-    if (Atomics.load(this.words, NOTIFIED) !== 0) Atomics.store(this.words, NOTIFIED, 0);
+    // A plain load is a tenth of an atomic one. A wake-up it comes too early for is accepted by the
+    // next iteration, which does not sleep before.
+    if (this.words[NOTIFIED] !== 0) Atomics.store(this.words, NOTIFIED, 0);
   }
 
   /** Empties the eventfd. */
