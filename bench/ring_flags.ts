@@ -245,11 +245,18 @@ async function main(): Promise<void> {
   const { values } = parseArgs({
     options: { rounds: { type: "string", default: "9" }, json: { type: "boolean" } },
   });
+  const rounds = Number(values.rounds);
+  if (!Number.isInteger(rounds) || rounds < 1) {
+    console.error(
+      `error: Cannot use --rounds ${values.rounds} as it is not a whole number above 0`,
+    );
+    Deno.exit(2);
+  }
   const subjects = CHOICES.map((choice) => new Subject(choice));
   const measured = subjects.map((): Figures[] => []);
   // The first round compiles the code.
   for (const subject of subjects) await subject.measure();
-  for (let round = 0; round < Number(values.rounds); round++) {
+  for (let round = 0; round < rounds; round++) {
     for (const [index, subject] of subjects.entries()) {
       measured[index].push(await subject.measure());
     }

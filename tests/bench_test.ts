@@ -32,13 +32,15 @@ Deno.test("bench --json: prints the machine and a row for each name", async () =
 Deno.test("bench: prints a table and its progress", async () => {
   const { code, stdout, stderr } = await bench(
     "--only",
-    "poll-nothing, bottom-half",
+    "poll-nothing, bottom-half, cold-start",
     "--rounds",
     "1",
   );
   assertEquals(code, 0, stderr);
   assertMatch(stdout, /poll-nothing .* ns .* ≤ 500 .* 150 /);
   assertMatch(stdout, /bottom-half .* ≤ 100 /);
+  // Compared with an empty process; the bounds are for the time itself.
+  assertMatch(stdout, /cold-start .* [\d.]+ │ +[\d.]+ │ ms +│ +[\d.]+ │ +≤ 150 /);
   assertStringIncludes(stderr, "setting up: poll-nothing");
   assertStringIncludes(stderr, "round 1 of 1");
 });

@@ -34,7 +34,7 @@ export interface BenchResult {
   readonly floor: number | null;
   readonly ratio: number | null;
   readonly must: number;
-  readonly aim: number;
+  readonly aim: number | null;
   /** null where it could not be measured. */
   readonly met: boolean | null;
 }
@@ -122,7 +122,7 @@ function evaluate(row: BenchRow, measured: Measured): BenchResult {
   const ratios = ours === null || beside === null
     ? null
     : ours.map((one, round) => one / beside[round]);
-  const judged = row.beside === undefined ? ours : ratios;
+  const judged = row.beside === undefined || row.judged === "ours" ? ours : ratios;
   const figure = median(judged);
   return {
     name,
@@ -177,7 +177,7 @@ function table(rows: readonly BenchRow[], results: readonly BenchResult[]): stri
       unit,
       show(ratio),
       `${sign} ${must.toLocaleString("en-US")}`,
-      aim.toLocaleString("en-US"),
+      aim?.toLocaleString("en-US") ?? "",
       met === null ? "?" : met ? "yes" : paint("no"),
     ]);
   }

@@ -13,12 +13,15 @@ export interface BenchRow {
   readonly what: string;
   readonly unit: string;
   readonly ours: Figure;
-  /** What ours is compared with; the bounds are then those of the ratio. */
+  /** What ours is compared with. */
   readonly beside?: Figure;
+  /** What the bounds are for: by default the ratio, where ours is compared with something. */
+  readonly judged?: "ours";
   /** Whether the bounds are upper or lower ones. */
   readonly better: "less" | "more";
   readonly must: number;
-  readonly aim: number;
+  /** null where reaching more than `must` is no aim. */
+  readonly aim: number | null;
 }
 
 /** A figure of a process. */
@@ -148,7 +151,7 @@ export const BENCH_ROWS: readonly BenchRow[] = [
     beside: { source: IDLE_3200_KEPT, name: "iops" },
     better: "more",
     must: 4,
-    aim: 4,
+    aim: null,
   },
   {
     name: "kicks",
@@ -253,9 +256,11 @@ export const BENCH_ROWS: readonly BenchRow[] = [
   },
   {
     name: "cold-start",
-    what: "a process of Deno up to its first poll",
+    what: "a process of Deno up to its first poll, beside an empty one",
     unit: "ms",
     ours: coldProcess("first poll", FIRST_POLL),
+    beside: coldProcess("an empty module", "export {};\n"),
+    judged: "ours",
     better: "less",
     must: 150,
     aim: 80,
