@@ -20,7 +20,7 @@
 #endif
 
 /* Longer waits are cut to this; the caller then simply waits again. */
-#define TIMEOUT_MAX_SECONDS 4000000000.0
+#define TIMEOUT_MAX_NS 4e18
 
 static int32_t result(long value)
 {
@@ -30,13 +30,11 @@ static int32_t result(long value)
 /* A negative timeout waits forever, which the kernel spells NULL. */
 static struct timespec *to_timespec(double ns, struct timespec *out)
 {
-	double seconds = ns / 1e9;
-
 	if (ns < 0)
 		return NULL;
-	if (seconds > TIMEOUT_MAX_SECONDS)
-		seconds = TIMEOUT_MAX_SECONDS;
-	out->tv_sec = (time_t)seconds;
+	if (ns > TIMEOUT_MAX_NS)
+		ns = TIMEOUT_MAX_NS;
+	out->tv_sec = (time_t)(ns / 1e9);
 	out->tv_nsec = (long)(ns - (double)out->tv_sec * 1e9);
 	if (out->tv_nsec > 999999999)
 		out->tv_nsec = 999999999;

@@ -1,6 +1,6 @@
 /** Timers, on every backend by name, and the clock they are measured with. */
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { ManualClock } from "../mod.ts";
+import { EventNotifier, ManualClock } from "../mod.ts";
 import { eachFdmon } from "./each_fdmon.ts";
 
 eachFdmon("timer: fires at its deadline, not before", (makeContext) => {
@@ -146,4 +146,18 @@ Deno.test("ManualClock: stands still but for its step, and refuses to go back", 
   assertThrows(() => clock.advance(-1), RangeError, "advance is not a time in ns: -1");
   assertThrows(() => new ManualClock(0, 0), RangeError, "its step is not > 0: 0");
   assertThrows(() => new ManualClock(NaN), RangeError, "start is not a time in ns: NaN");
+});
+
+eachFdmon("poll: waits for an event before the latest deadline there is", (makeContext) => {
+  using ctx = makeContext({ pollParams: { maxNs: 0 } });
+  using notifier = new EventNotifier();
+  ctx.setFdHandler(notifier.fd, { ioRead: () => notifier.testAndClear() });
+  for (const deadlineNs of [4e18, 2 ** 63, 1e19, 2e27, Number.MAX_VALUE]) {
+    const timer = ctx.timer(() => {});
+    timer.arm(deadlineNs);
+    notifier.set();
+    assert(ctx.poll(true), `${deadlineNs}`);
+    timer.cancel();
+  }
+  ctx.setFdHandler(notifier.fd, null);
 });
