@@ -65,7 +65,8 @@ export function hashShimSource(folder: URL): string {
   return hash.digest("hex");
 }
 
-function sourceFiles(folder: URL): string[] {
+/** Names of the C files that go into the library, sorted. */
+export function sourceFiles(folder: URL): string[] {
   return [...Deno.readDirSync(folder)]
     .map((entry) => entry.name)
     .filter((name) => /\.[ch]$/.test(name) && !LEFT_OUT.includes(name))

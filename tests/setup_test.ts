@@ -12,6 +12,9 @@ const INSTALL: Readonly<Record<string, string>> = {
   apk: "apk add liburing",
 };
 
+/** Whether arm64 is not what this machine is. */
+const FOREIGN = Deno.build.arch !== "aarch64";
+
 /** A machine without liburing, with programs that only note how they were called. */
 class Machine {
   readonly #folder = newFolder();
@@ -122,11 +125,30 @@ testWithMounts("setup: prints all commands where the distribution is not known",
 testWithMounts("setup --for test: names all packages once where there is no compiler", async () => {
   const { code, stdout, stderr } = await new Machine("ID=arch\n").setup(["--for", "test"]);
   assertEquals(code, 1);
-  assertEquals(stdout.match(/^setup: missing .*$/gm)?.length, 3);
+  assertEquals(stdout.match(/^setup: missing .*$/gm)?.length, FOREIGN ? 4 : 3);
+  const foreign = FOREIGN ? " aarch64-linux-gnu-gcc qemu-user" : "";
   assertEquals(
     stderr,
-    "setup: run this as root:\n  pacman -S --needed --noconfirm liburing gcc\n",
+    `setup: run this as root:\n  pacman -S --needed --noconfirm liburing gcc${foreign}\n`,
   );
+});
+
+testWithMounts("setup --for test: asks for nothing that a distribution does not have", async () => {
+  for (
+    const [release, install] of [["ID=fedora\n", "dnf install -y"], ["ID=alpine\n", "apk add"]]
+  ) {
+    const machine = new Machine(release);
+    const { code, stderr } = await machine.setup(["--for", "test"]);
+    assertEquals(code, 1);
+    assertStringIncludes(stderr, `setup: run this as root:\n  ${install} liburing gcc`);
+    assert(!/aarch64|qemu/.test(stderr), stderr);
+    // A machine where only that is missing has all it can have.
+    machine.addProgram("cc", "");
+    await run(["sh", "-c", machine.bringLiburing]);
+    const complete = await machine.setup(["--for", "test"]);
+    assertEquals([complete.code, complete.stderr], [0, ""]);
+    assertEquals(/^setup: missing a C compiler and/m.test(complete.stdout), FOREIGN);
+  }
 });
 
 testWithMounts("setup: installs by apt-get as root on Debian and its kin", async () => {

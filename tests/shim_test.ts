@@ -3,7 +3,7 @@ import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import { createHash } from "node:crypto";
 import { shimPrebuilt } from "../ffi/shim_prebuilt.ts";
 import { shimSymbols } from "../ffi/shim_symbols.ts";
-import { hashShimSource } from "../shim/build.ts";
+import { hashShimSource, sourceFiles as librarySources } from "../shim/build.ts";
 import { newFolder } from "./child.ts";
 
 const SOURCE = new URL("../shim/", import.meta.url);
@@ -29,9 +29,7 @@ const FFI_TYPES: Readonly<Record<string, string>> = {
 };
 
 function sourceFiles(): string[] {
-  return Array.from(Deno.readDirSync(SOURCE), ({ name }) => name).filter((name) =>
-    /\.[ch]$/.test(name)
-  );
+  return librarySources(SOURCE);
 }
 
 Deno.test("shimPrebuilt: was built from the C source at hand (deno task shim)", () => {
@@ -53,6 +51,7 @@ Deno.test("hashShimSource: tells every change of a .c or .h file, and nothing el
   assertNotEquals(hashShimSource(url), unchanged, "another name");
   Deno.renameSync(`${folder}/other.c`, `${folder}/guest.c`);
   Deno.writeTextFileSync(`${folder}/notes.md`, "not C");
+  Deno.writeTextFileSync(`${folder}/selftest.c`, "not in the library");
   assertEquals(hashShimSource(url), unchanged);
 });
 

@@ -15,6 +15,7 @@ type PackageManager = "apt-get" | "dnf" | "pacman" | "apk";
 /** Something the project needs, and the packages that bring it. */
 interface Need {
   readonly name: string;
+  /** None where a distribution has none: what needs it is skipped there. */
   readonly packages: Readonly<Record<PackageManager, readonly string[]>>;
   isThere(): boolean;
 }
@@ -52,9 +53,24 @@ const LIBURING_HEADER: Need = {
   isThere: () => includes("liburing.h"),
 };
 
+const ARM64: Need = {
+  name: "a C compiler and an emulator for arm64, for the self-test of the shim",
+  packages: {
+    "apt-get": ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user"],
+    // Their cross compilers come without a C library: the test is skipped there.
+    dnf: [],
+    pacman: ["aarch64-linux-gnu-gcc", "qemu-user"],
+    apk: [],
+  },
+  // Where programs for arm64 run anyway, there is nothing to emulate.
+  isThere: () =>
+    Deno.build.arch === "aarch64" ||
+    includes("stdio.h", "aarch64-linux-gnu-gcc") && runs("qemu-aarch64", ["--version"]),
+};
+
 const NEEDS: Readonly<Record<SetupOptions["for"], readonly Need[]>> = {
   run: [LIBURING],
-  test: [LIBURING, COMPILER, LIBURING_HEADER],
+  test: [LIBURING, COMPILER, LIBURING_HEADER, ARM64],
 };
 
 const INSTALL: Readonly<Record<PackageManager, readonly string[]>> = {
@@ -86,13 +102,14 @@ export interface SetupOptions {
  * @returns the exit code: 0 when all is there in the end
  */
 export async function setup(options: SetupOptions): Promise<number> {
-  const missing = NEEDS[options.for].filter((need) => !need.isThere());
+  const wanted = NEEDS[options.for].filter((need) => !need.isThere());
+  for (const need of wanted) console.log(`setup: missing ${need.name}`);
+  const manager = wanted.length === 0 ? undefined : await detectPackageManager();
+  const missing = wanted.filter((need) => !manager || need.packages[manager].length !== 0);
   if (missing.length === 0) {
     console.log(`setup: all there to ${options.for}, nothing to do`);
     return ExitCode.ok;
   }
-  for (const need of missing) console.log(`setup: missing ${need.name}`);
-  const manager = await detectPackageManager();
   const prefix = manager === "apt-get" ? await rootPrefix() : undefined;
   if (manager === undefined || prefix === undefined) {
     console.error(adviseCommands(missing, manager));
@@ -120,10 +137,15 @@ function liburingLoads(): boolean {
 }
 
 /** Whether a C program can be compiled that includes this header. */
-function includes(header: string): boolean {
+function includes(header: string, compiler = "cc"): boolean {
+  return runs(compiler, ["-fsyntax-only", "-include", header, "-x", "c", "/dev/null"]);
+}
+
+/** Whether a program is there and succeeds. */
+function runs(program: string, args: readonly string[]): boolean {
   try {
-    const args = ["-fsyntax-only", "-include", header, "-x", "c", "/dev/null"];
-    return new Deno.Command("cc", { args, stdout: "null", stderr: "null" }).outputSync().success;
+    const command = new Deno.Command(program, { args: [...args], stdout: "null", stderr: "null" });
+    return command.outputSync().success;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
     throw error;
