@@ -57,14 +57,15 @@ struct post {
 #define LOST_NS 20000000000ll
 
 /*
- * Posts the numbers up to wake_ups, each with a wake-up. Now and then, on
- * average each 16th time, waits until the loop has seen the last one and then
- * for up to pause_ns, so that the next finds the loop anywhere between awake
- * and asleep. Returns how many it posted: fewer when the context is disposed;
+ * Posts the numbers up to wake_ups, each with a wake-up. Now and then,
+ * on average each time in wait_every, waits until the loop has seen the last
+ * one and then for up to pause_ns, so that the next finds the loop anywhere
+ * between awake and asleep. Returns how many it posted: fewer when the context is disposed;
  * -number when that wake-up was lost.
  */
 int32_t run_waker(struct remote_context *remote, struct post *post,
-		  uint32_t wake_ups, uint32_t pause_ns, uint32_t seed)
+		  uint32_t wake_ups, uint32_t wait_every, uint32_t pause_ns,
+		  uint32_t seed)
 {
 	for (uint32_t number = 1; number <= wake_ups; number++) {
 		int64_t start;
@@ -73,7 +74,7 @@ int32_t run_waker(struct remote_context *remote, struct post *post,
 		if (!wake_context(remote))
 			return (int32_t)number - 1;
 		seed = seed * 1664525 + 1013904223;
-		if (seed >> 28)
+		if ((uint64_t)seed * wait_every >> 32)
 			continue;
 		start = now_ns();
 		while (post->seen != number) {

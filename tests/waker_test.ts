@@ -5,7 +5,7 @@ import { type AioContext, EventNotifier, PollWord } from "../mod.ts";
 import { compileLibrary } from "./compile.ts";
 import { eachFdmon } from "./each_fdmon.ts";
 
-const THREADS = 3, WAKE_UPS = 100_000, ENDLESS = 2 ** 31 - 1;
+const WAKE_UPS = 100_000, ENDLESS = 2 ** 31 - 1;
 /** Only a lost wake-up lets the loop sleep for this long. */
 const LOST_NS = 30e9;
 /** Words of each thread: what it has posted, and what the loop has seen. */
@@ -14,19 +14,28 @@ const POST_WORDS = 2;
 const text = Deno.readTextFileSync(new URL("waker.c", import.meta.url));
 const library = Deno.dlopen(await compileLibrary(text, ["-O2", "-Wextra", "-std=gnu11"]), {
   run_waker: {
-    parameters: ["pointer", "pointer", "u32", "u32", "u32"],
+    parameters: ["pointer", "pointer", "u32", "u32", "u32", "u32"],
     result: "i32",
     nonblocking: true,
   },
 });
 globalThis.addEventListener("unload", () => library.close());
 
-/** Polling times, and how long threads pause: around the moment at which the loop goes to sleep. */
-const MODES = {
-  "a sleeping loop": { maxNs: 0, pauseNs: 0 },
-  "a spinning loop": { maxNs: 1e9, pauseNs: 0 },
-  "a loop about to sleep": { maxNs: 8_000, pauseNs: 40_000 },
-} as const;
+interface Mode {
+  readonly maxNs: number;
+  readonly threads: number;
+  /** A thread waits to be seen each time in so many, then pauses for up to so long. */
+  readonly waitEvery: number;
+  readonly pauseNs: number;
+}
+
+/** Alone and waiting each time, no wake-up hides the loss of another; many at once race more. */
+const MODES: Readonly<Record<string, Mode>> = {
+  "a sleeping loop": { maxNs: 0, threads: 3, waitEvery: 16, pauseNs: 0 },
+  "a spinning loop": { maxNs: 1e9, threads: 3, waitEvery: 16, pauseNs: 0 },
+  "a loop about to sleep": { maxNs: 8_000, threads: 3, waitEvery: 16, pauseNs: 40_000 },
+  "a loop about to sleep, one by one": { maxNs: 0, threads: 1, waitEvery: 1, pauseNs: 5_000 },
+};
 
 function pointerTo(words: Int32Array<SharedArrayBuffer>, index = 0): Deno.PointerValue {
   return Deno.UnsafePointer.create(addressOfShared(words.buffer) + BigInt(index * 4));
@@ -34,14 +43,16 @@ function pointerTo(words: Int32Array<SharedArrayBuffer>, index = 0): Deno.Pointe
 
 /** Threads that wake a context, and the loop's side of what they post. */
 class Wakers {
-  readonly words = new Int32Array(new SharedArrayBuffer(THREADS * POST_WORDS * 4));
+  readonly words: Int32Array<SharedArrayBuffer>;
   readonly ended: Promise<number[]>;
 
-  constructor(ctx: AioContext, wakeUps: number, pauseNs: number, seed: number) {
+  constructor(ctx: AioContext, wakeUps: number, mode: Mode, seed: number) {
+    const { threads: length, waitEvery, pauseNs } = mode;
+    this.words = new Int32Array(new SharedArrayBuffer(length * POST_WORDS * 4));
     const remote = pointerTo(ctx.remote().words);
-    const threads = Array.from({ length: THREADS }, (_, index) => {
+    const threads = Array.from({ length }, (_, index) => {
       const post = pointerTo(this.words, index * POST_WORDS);
-      return library.symbols.run_waker(remote, post, wakeUps, pauseNs, seed + index);
+      return library.symbols.run_waker(remote, post, wakeUps, waitEvery, pauseNs, seed + index);
     });
     this.ended = Promise.all(threads);
   }
@@ -58,10 +69,10 @@ class Wakers {
   }
 }
 
-for (const [name, { maxNs, pauseNs }] of Object.entries(MODES)) {
+for (const [name, mode] of Object.entries(MODES)) {
   eachFdmon(`notifyMe: C threads lose no wake-up of ${name}`, async (makeContext) => {
     const seed = Number(Deno.env.get("AIO_TEST_SEED") ?? Math.floor(Math.random() * 2 ** 31));
-    using ctx = makeContext({ pollParams: { maxNs } });
+    using ctx = makeContext({ pollParams: { maxNs: mode.maxNs } });
     using notifier = new EventNotifier();
     // A word that nobody changes: the loop spins on it and on its own notifier.
     ctx.setFdHandler(notifier.fd, {
@@ -71,15 +82,15 @@ for (const [name, { maxNs, pauseNs }] of Object.entries(MODES)) {
     });
     let lost = false;
     const watchdog = ctx.timer(() => lost = true);
-    const wakers = new Wakers(ctx, WAKE_UPS, pauseNs, seed);
+    const wakers = new Wakers(ctx, WAKE_UPS, mode, seed);
     do {
       watchdog.arm(ctx.now() + LOST_NS);
       ctx.poll(true);
       assert(!lost, `a wake-up was lost, AIO_TEST_SEED=${seed}, words ${wakers.words.join(" ")}`);
     } while (wakers.see(WAKE_UPS) !== 0);
     const { pollModeNs } = ctx.stats();
-    assertEquals(await wakers.ended, Array(THREADS).fill(WAKE_UPS), `AIO_TEST_SEED=${seed}`);
-    assertEquals(pollModeNs > 0, maxNs > 0);
+    assertEquals(await wakers.ended, Array(mode.threads).fill(WAKE_UPS), `AIO_TEST_SEED=${seed}`);
+    assertEquals(pollModeNs > 0, mode.maxNs > 0);
     ctx.setFdHandler(notifier.fd, null);
   });
 }
@@ -88,7 +99,7 @@ eachFdmon("dispose: while C threads wake the context", async (makeContext) => {
   for (let round = 0; round < 20; round++) {
     const ctx = makeContext({ pollParams: { maxNs: round % 2 === 0 ? 0 : 20_000 } });
     const { words } = ctx.remote();
-    const wakers = new Wakers(ctx, ENDLESS, 0, round);
+    const wakers = new Wakers(ctx, ENDLESS, MODES["a sleeping loop"], round);
     while (Atomics.load(wakers.words, 0) < 100 * round) {
       ctx.poll(true);
       wakers.see(ENDLESS);
