@@ -8,8 +8,16 @@
  *
  * Waker: notified = 1, then read notifyMe, and write the eventfd only if it is set. Loop:
  * notifyMe = 1, then read notified, and sleep only if it is clear. Each side stores before it
- * loads, and Atomics are sequentially consistent on x86 and ARM alike, so at least one of the two
- * sees the other: no wake-up is lost, and a loop that is awake costs its wakers no system call.
+ * loads, and its load may not overtake its store: then at least one of the two sees the other, so
+ * no wake-up is lost, and a loop that is awake costs its wakers no system call. Release and acquire
+ * do not order a store with a later load; sequential consistency does, which Atomics have. On
+ * x86-64, whose store buffer lets loads overtake, the store is an xchg (or mov and mfence), a full
+ * barrier, and the load a plain mov. On arm64 the store is an stlr and the load an ldar, which may
+ * not pass an earlier stlr; plain accesses take a dmb ish between them. tests/waker.c is the waker
+ * in C; shim/selftest.c counts what is lost with and without the ordering.
+ *
+ * Clearing `notified` reads it in the same step: the loop then has what was posted before the
+ * newest wake-up it clears, even where it looks at that with plain loads.
  */
 import { loadShim } from "../ffi/library.ts";
 import { System } from "../ffi/system.ts";
@@ -73,7 +81,7 @@ export class ContextNotifier {
   accept(): void {
     // A plain load is a tenth of an atomic one. A wake-up it comes too early for is accepted by the
     // next iteration, which does not sleep before.
-    if (this.words[NOTIFIED] !== 0) Atomics.store(this.words, NOTIFIED, 0);
+    if (this.words[NOTIFIED] !== 0) Atomics.exchange(this.words, NOTIFIED, 0);
   }
 
   /** Empties the eventfd. */
