@@ -5,7 +5,7 @@ import { type AioContext, EventNotifier, PollWord } from "../mod.ts";
 import { compileLibrary } from "./compile.ts";
 import { eachFdmon } from "./each_fdmon.ts";
 
-const WAKE_UPS = 100_000, ENDLESS = 2 ** 31 - 1;
+const WAKE_UPS = 50_000, ENDLESS = 2 ** 31 - 1;
 /** Only a lost wake-up lets the loop sleep for this long. */
 const LOST_NS = 30e9;
 /** Words of each thread: what it has posted, and what the loop has seen. */
