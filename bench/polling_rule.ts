@@ -112,7 +112,7 @@ function simulate(load: string, rule: string): Outcome {
     const soonestNs = Math.min(...devices.map((device) => device.nextNs));
     if (soonestNs === Infinity) break;
     times.start();
-    const pollNs = params.maxNs === 0 ? 0 : budget.longest(list, params);
+    const pollNs = params.maxNs === 0 ? 0 : budget.longest(params);
     const found = soonestNs - times.startNs < pollNs;
     const wakeNs = Math.max(soonestNs, times.startNs + pollNs) + WAKE_UP_NS;
     polledNs += found ? Math.max(0, soonestNs - times.startNs) : pollNs;

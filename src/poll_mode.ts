@@ -85,7 +85,7 @@ export class PollMode {
 
   /** The largest polling time on the list, in ns. */
   longestNs(params: PollParams): number {
-    return this.budget.longest(this.#list, params);
+    return this.budget.longest(params);
   }
 
   /** Teaches the handlers that became ready in this round how long the loop was blocked. */

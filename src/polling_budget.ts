@@ -2,31 +2,36 @@
  * How long the loop may poll before it sleeps: as long as the listed handler wants that has learned
  * the longest polling time.
  *
- * It keeps what every handler has learned, and the maximum over the listed ones without walking
- * them: their number that share it is counted, and only when the last of them lets go are all
- * looked at again. With a weight, a handler is dropped from the maximum once the loop has been
- * blocked for longer than it may poll without an event of that handler; time is then the sum of
- * all block times, so that the loop's own work never counts. What is learned from one event is
- * arithmetic in polling_time.ts.
+ * The rules give only a few different times, doublings mostly, so the listed handlers are counted
+ * by polling time, and the longest is found without walking them. With a weight, those of one time
+ * count no more once the loop has been blocked for longer than it may poll without an event of any
+ * of them. Blocked time is the sum of all block times, so that the loop's own work never counts.
+ * What is learned from one event is arithmetic in polling_time.ts.
  */
 import type { AioHandler } from "./aio_handler.ts";
 import type { ReadyList } from "./fdmon.ts";
-import type { IntrusiveList } from "./intrusive_list.ts";
 import type { IterationTimes } from "./iteration_times.ts";
 import { nextAverageNs, nextPollNs, type PollParams, weightedPollNs } from "./polling_time.ts";
 import type { Trace } from "./trace.ts";
 
-/** Learned polling times and their maximum. */
+/** The listed handlers of one polling time; 0 has none, as it never is the longest. */
+interface Level {
+  pollNs: number;
+  handlers: number;
+  /** Blocked time at their latest event, also of those that have left. */
+  latestEventNs: number;
+  /** They have fallen silent, and that has been told. */
+  silent: boolean;
+}
+
+/** Learned polling times and the longest of them. */
 export class PollingBudget {
   readonly #times: IterationTimes;
   readonly #trace: Trace;
+  /** In no order; one without handlers is used again for another time. */
+  readonly #levels: Level[] = [];
   /** Sum of all block times. */
   #blockedNs = 0;
-  #maxPollNs = 0;
-  /** Listed handlers whose pollNs is #maxPollNs; 0 when that has to be looked for again. */
-  #holders = 0;
-  /** #blockedNs at the latest event of these. */
-  #latestEventNs = 0;
 
   constructor(times: IterationTimes, trace: Trace) {
     this.#times = times;
@@ -34,25 +39,18 @@ export class PollingBudget {
   }
 
   /** The handler is listed from now on. */
-  add(handler: AioHandler): void {
-    const { pollNs } = handler;
-    if (pollNs > this.#maxPollNs) {
-      this.#maxPollNs = pollNs;
-      this.#holders = 1;
-      this.#latestEventNs = handler.lastEventNs;
-    } else if (pollNs === this.#maxPollNs) {
-      const othersNs = this.#holders === 0 ? 0 : this.#latestEventNs;
-      this.#latestEventNs = Math.max(othersNs, handler.lastEventNs);
-      this.#holders++;
-    }
+  add({ pollNs, lastEventNs }: AioHandler): void {
+    if (pollNs === 0) return;
+    const level = this.#level(pollNs);
+    const othersNs = level.handlers === 0 ? 0 : level.latestEventNs;
+    level.handlers++;
+    level.latestEventNs = Math.max(othersNs, lastEventNs);
+    level.silent = false;
   }
 
   /** The handler is not listed any more. */
-  remove(handler: AioHandler): void {
-    if (handler.pollNs !== this.#maxPollNs || this.#holders === 0) return;
-    // Without the one with the latest event, the others may have been silent for too long.
-    const latest = handler.lastEventNs !== 0 && handler.lastEventNs === this.#latestEventNs;
-    this.#holders = latest ? 0 : this.#holders - 1;
+  remove({ pollNs }: AioHandler): void {
+    if (pollNs !== 0) this.#level(pollNs).handlers--;
   }
 
   /** Forgets what a handler has learned. */
@@ -76,22 +74,21 @@ export class PollingBudget {
     }
   }
 
-  /** The largest polling time on the list. */
-  longest(list: IntrusiveList<AioHandler>, params: PollParams): number {
+  /** The longest polling time of the listed handlers. */
+  longest(params: PollParams): number {
     // An event from before this is too long ago for its handler to be polled for.
-    const silentNs = params.weight === 0 ? -1 : this.#blockedNs - params.maxNs;
-    const silent = this.#maxPollNs !== 0 && this.#latestEventNs < silentNs;
-    if (this.#holders !== 0 && !silent) return this.#maxPollNs;
-    const old = this.#maxPollNs;
-    this.#maxPollNs = this.#holders = 0;
-    for (let link = list.first; link !== null; link = link.next) {
-      const handler = link.member;
-      if (handler.lastEventNs < silentNs) handler.pollNs = 0;
-      this.add(handler);
+    const silentNs = params.weight === 0 ? 0 : this.#blockedNs - params.maxNs;
+    let longestNs = 0, silenced: Level | null = null;
+    for (const level of this.#levels) {
+      if (level.handlers === 0) continue;
+      if (level.latestEventNs >= silentNs) longestNs = Math.max(longestNs, level.pollNs);
+      else if (!level.silent) silenced = level;
     }
-    // Told once and not for each handler, as listeners may change the list.
-    if (silent) this.#emit(old, this.#maxPollNs);
-    return this.#maxPollNs;
+    if (silenced !== null) {
+      silenced.silent = true;
+      this.#emit(silenced.pollNs, longestNs);
+    }
+    return longestNs;
   }
 
   #learnWeighted(handler: AioHandler, params: PollParams): void {
@@ -105,8 +102,10 @@ export class PollingBudget {
     }
     handler.lastEventNs = this.#blockedNs;
     this.#learn(handler, weightedPollNs(currentNs, handler.averageNs, params));
-    // The maximum may be this handler's, and is younger now.
-    if (handler.listed && handler.pollNs === this.#maxPollNs) this.#latestEventNs = this.#blockedNs;
+    if (!handler.listed || handler.pollNs === 0) return;
+    const level = this.#level(handler.pollNs);
+    level.latestEventNs = this.#blockedNs;
+    level.silent = false;
   }
 
   #learn(handler: AioHandler, pollNs: number): void {
@@ -120,6 +119,20 @@ export class PollingBudget {
     if (handler.listed) this.remove(handler);
     handler.pollNs = pollNs;
     if (handler.listed) this.add(handler);
+  }
+
+  #level(pollNs: number): Level {
+    let unused: Level | null = null;
+    for (const level of this.#levels) {
+      if (level.pollNs === pollNs) return level;
+      if (level.handlers === 0) unused = level;
+    }
+    if (unused === null) {
+      unused = { pollNs, handlers: 0, latestEventNs: 0, silent: false };
+      this.#levels.push(unused);
+    }
+    unused.pollNs = pollNs;
+    return unused;
   }
 
   #emit(old: number, pollNs: number): void {

@@ -94,8 +94,8 @@ function polledDevices(poll: string, idle: number): () => void {
 }
 
 function measurePollPass(poll: string): Measure {
-  const alone = measureStep(10_000, polledDevices(poll, 0));
-  const beside = measureStep(200, polledDevices(poll, IDLE_HANDLERS));
+  const alone = measureStep(20_000, polledDevices(poll, 0));
+  const beside = measureStep(1_000, polledDevices(poll, IDLE_HANDLERS));
   return async () => {
     const [{ value: without }, { value }] = [await alone(), await beside()];
     return { value: (value - without) / IDLE_HANDLERS };
