@@ -29,5 +29,12 @@ export type { FdmonName } from "./src/fdmon.ts";
 export { PollWord } from "./src/poll_word.ts";
 export type { PollParams } from "./src/polling_time.ts";
 export type { Timer } from "./src/timer_list.ts";
-export type { Trace, TraceEvents, TraceListener, TraceName } from "./src/trace.ts";
+export type {
+  CallbackEvent,
+  Trace,
+  TracedCallback,
+  TraceEvents,
+  TraceListener,
+  TraceName,
+} from "./src/trace.ts";
 export { AioError } from "./ffi/errno.ts";

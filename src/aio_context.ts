@@ -39,7 +39,7 @@ import { IterationTimes } from "./iteration_times.ts";
 import { PollMode } from "./poll_mode.ts";
 import { defaultPollParams, mergePollParams, type PollParams } from "./polling_time.ts";
 import { ListedTimer, type Timer, TimerList } from "./timer_list.ts";
-import { Trace } from "./trace.ts";
+import { contextMade, Trace } from "./trace.ts";
 
 /** Iterations in a row that succeed by polling before a backend that must be asked is asked. */
 const SKIPPED_WAITS_MAX = 16;
@@ -95,14 +95,12 @@ export class AioContext implements Disposable {
     this.#params = mergePollParams(defaultPollParams(), pollParams ?? {});
     const shim = loadShim({ shim: shimPath });
     const { report } = this.#errors;
-    const changed = () => {
-      this.#changed = true;
-    };
+    const changed = () => void (this.#changed = true);
     this.#clock = clock ?? new SystemClock(shim);
     this.#system = new System(shim);
     this.trace = new Trace(report);
-    this.#bottomHalves = new BottomHalfQueue(changed, report);
-    this.#timers = new TimerList(changed, report);
+    this.#bottomHalves = new BottomHalfQueue(changed, this.trace, report);
+    this.#timers = new TimerList(changed, this.trace, report);
     this.#notifier = new ContextNotifier(this.#system);
     const drain = { ioRead: () => this.#notifier.drain(), ioPollReady() {} };
     const { fd } = this.#notifier;
@@ -120,6 +118,7 @@ export class AioContext implements Disposable {
     }
     this.#dispatcher = new Dispatcher(ready, this.#handlers, this.#pollMode, this.trace, report);
     refusePosting(this);
+    contextMade(this);
   }
 
   /** The backend in use and why. */
@@ -260,13 +259,13 @@ export class AioContext implements Disposable {
     try {
       progress = this.#iterate(blocking);
       // What becomes due during the callbacks is left to the next iteration.
-      const { endNs } = this.#times;
-      if (this.#timers.soonestNs <= endNs && !this.#disposed) {
-        progress = this.#timers.run(endNs, this.#stopped) || progress;
+      if (this.#timers.soonestNs <= this.#times.endNs && !this.#disposed) {
+        progress = this.#timers.run(this.#times.endNs, this.#stopped) || progress;
       }
     } catch (error) {
       this.#errors.report(error);
     }
+    this.trace.endIteration(progress);
     if (this.#disposed && this.#handlers.walkDepth === 0) this.#tearDown();
     this.#errors.end(outerErrors);
     return progress;
@@ -276,6 +275,7 @@ export class AioContext implements Disposable {
     this.#handlers.walkDepth++;
     try {
       this.#dispatcher.hideRunning();
+      if (this.trace.beginIteration(blocking) && this.#disposed) return false;
       this.#collect(blocking);
       const ran = !this.#disposed && this.#bottomHalves.run(this.#stopped);
       return this.#dispatcher.run(this.#stopped) || ran;
@@ -290,11 +290,7 @@ export class AioContext implements Disposable {
   /** Polls and waits until something is there to be dispatched, for as long as it may. */
   #collect(blocking: boolean): void {
     this.#changed = false;
-    const times = this.#times;
-    if (this.#timers.size !== 0 || (blocking && this.#params.maxNs !== 0)) times.start();
-    else times.startNs = 0;
-    times.endNs = times.startNs;
-    times.timeoutNs = 0;
+    this.#times.begin(this.#timers.size !== 0 || (blocking && this.#params.maxNs !== 0));
     if (blocking) this.#computeTimeout();
     try {
       if (this.#pollMode.size !== 0) this.#pollUserspace();
@@ -337,14 +333,9 @@ export class AioContext implements Disposable {
     mode.run(maxNs, this.#params, fdmon);
     this.#polled = true;
     if (mode.interrupted) times.timeoutNs = 0;
-    else if (times.timeoutNs > 0) {
-      times.timeoutNs = Math.max(0, times.timeoutNs - (times.endNs - times.startNs));
-    }
+    else times.shortenTimeout();
     if (!timed) times.startNs = times.endNs = 0;
-    if (this.trace.wants("run_poll_handlers_end")) {
-      const { timeoutNs } = times;
-      this.trace.emit("run_poll_handlers_end", { progress: mode.progress, timeoutNs });
-    }
+    this.trace.endPolling(mode.progress, times.timeoutNs);
   }
 
   /** Sleeps and collects events; does neither when polling has made it unnecessary. */
@@ -357,8 +348,7 @@ export class AioContext implements Disposable {
     // Leaving poll mode runs callbacks, so what they changed is looked at afterwards.
     const leave = mayBlock && !this.#notifier.notified && this.#pollMode.started;
     const found = leave && this.#pollMode.leave();
-    const block = mayBlock && !found && !this.#changed && !this.#notifier.notified &&
-      !this.#errors.pending;
+    let block = mayBlock && !found && this.#maySleep();
     const skip = !block && !fdmon.needWait() &&
       (this.#polled
         ? fdmon.supportsPolling || ++this.#skippedWaits <= SKIPPED_WAITS_MAX
@@ -366,10 +356,20 @@ export class AioContext implements Disposable {
     if (!skip) {
       this.#skippedWaits = 0;
       this.#waits++;
-      fdmon.wait(block, this.#polled);
-    }
-    if ((found || !skip) && times.startNs !== 0) times.end();
+      if (this.trace.beginWait(block ? times.timeoutNs : 0)) block &&= this.#maySleep();
+      try {
+        fdmon.wait(block, this.#polled);
+      } finally {
+        if (times.startNs !== 0) times.end();
+        this.trace.endWait(this.#dispatcher.pending);
+      }
+    } else if (found && times.startNs !== 0) times.end();
     if (mayBlock) this.#notifier.withdraw();
+  }
+
+  /** Nothing has happened that the timeout does not know of. */
+  #maySleep(): boolean {
+    return !this.#changed && !this.#notifier.notified && !this.#errors.pending;
   }
 
   #requireOpen(verb: string): void {

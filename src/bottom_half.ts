@@ -6,6 +6,7 @@
  * outer one's leftovers first: both draw from the same batch.
  */
 import { IntrusiveList, ListLink } from "./intrusive_list.ts";
+import type { Trace } from "./trace.ts";
 
 /** How long the loop sleeps at most while idle bottom halves wait. */
 export const IDLE_BOTTOM_HALF_NS = 10e6;
@@ -74,12 +75,22 @@ export class QueuedBottomHalf implements BottomHalf {
     this.#deleted = true;
   }
 
-  /** Runs it; called by the queue with the link already taken off. True when it is progress. */
-  run(): boolean {
+  /**
+   * Runs it; called by the queue with the link already taken off. True when it is progress.
+   *
+   * @param stopped asked once the listeners of the trace, who may end everything, have been told
+   */
+  run(trace: Trace, stopped: () => boolean): boolean {
     const idle = this.#idle;
     this.#queue.removed(idle);
-    this.#callback();
-    return !idle;
+    const told = trace.beginCallback("bottomHalf", null, this.name);
+    try {
+      if (told && (this.#deleted || stopped())) return false;
+      this.#callback();
+      return !idle;
+    } finally {
+      trace.endCallback("bottomHalf", null, this.name);
+    }
   }
 
   #add(idle: boolean): void {
@@ -105,14 +116,16 @@ export class BottomHalfQueue {
   readonly #scheduled = new IntrusiveList<QueuedBottomHalf>();
   readonly #batch = new IntrusiveList<QueuedBottomHalf>();
   readonly #changed: () => void;
+  readonly #trace: Trace;
   readonly #report: (error: unknown) => void;
 
   /**
    * @param changed called when the loop must not sleep any more
    * @param report receives what bottom halves throw
    */
-  constructor(changed: () => void, report: (error: unknown) => void) {
+  constructor(changed: () => void, trace: Trace, report: (error: unknown) => void) {
     this.#changed = changed;
+    this.#trace = trace;
     this.#report = report;
   }
 
@@ -140,7 +153,7 @@ export class BottomHalfQueue {
     this.#batch.takeAll(this.#scheduled);
     for (let half = this.#batch.shift(); half !== null; half = this.#batch.shift()) {
       try {
-        progress = half.run() || progress;
+        progress = half.run(this.#trace, stopped) || progress;
       } catch (error) {
         progress = true;
         this.#report(error);

@@ -14,7 +14,7 @@ import type { ReadyList } from "./fdmon.ts";
 import type { HandlerRegistry } from "./handler_registry.ts";
 import { IntrusiveList } from "./intrusive_list.ts";
 import type { PollMode } from "./poll_mode.ts";
-import type { Trace } from "./trace.ts";
+import type { Trace, TracedCallback } from "./trace.ts";
 
 /** Runs callbacks of ready handlers. */
 export class Dispatcher {
@@ -87,12 +87,12 @@ export class Dispatcher {
     if (!this.#mayRun(handler)) return false;
     let ran = false;
     if ((revents & handler.readEvents) !== 0) {
-      ran = this.#call(handler.ioRead!);
+      ran = this.#call(handler, "ioRead", handler.ioRead!);
     } else if (pollReady) {
       ran = this.#callPollReady(handler);
     }
     if ((revents & handler.writeEvents) !== 0 && this.#mayRun(handler)) {
-      ran = this.#call(handler.ioWrite!);
+      ran = this.#call(handler, "ioWrite", handler.ioWrite!);
     }
     return ran && !handler.isNotifier;
   }
@@ -111,21 +111,28 @@ export class Dispatcher {
     this.#pollMode.add(handler);
   }
 
-  #call(callback: () => void): boolean {
-    this.calls++;
+  /** Returns false where listeners of the trace have seen to it that the callback must not run. */
+  #call(handler: AioHandler, kind: TracedCallback, callback: () => void): boolean {
+    const traced = handler.isNotifier ? "notifier" : kind;
+    const told = this.#trace.beginCallback(traced, handler);
+    const runs = !told || this.#mayRun(handler);
     try {
-      callback();
+      if (runs) {
+        this.calls++;
+        callback();
+      }
     } catch (error) {
       this.#report(error);
     }
-    return true;
+    this.#trace.endCallback(traced, handler);
+    return runs;
   }
 
   #callPollReady(handler: AioHandler): boolean {
     const outer = this.#running;
     this.#running = handler;
     handler.running = true;
-    this.#call(handler.ioPollReady!);
+    const ran = this.#call(handler, "ioPollReady", handler.ioPollReady!);
     handler.running = false;
     this.#running = outer;
     if (!handler.listed && this.#mayRun(handler)) {
@@ -133,6 +140,6 @@ export class Dispatcher {
       this.#pollMode.add(handler);
       this.#pollMode.pollOnce(handler);
     }
-    return true;
+    return ran;
   }
 }

@@ -37,6 +37,20 @@ export class IterationTimes {
     this.native = this.#system !== null;
   }
 
+  /** An iteration begins that may not sleep yet; it takes no time where that is of no use. */
+  begin(timed: boolean): void {
+    if (timed) this.start();
+    else this.startNs = 0;
+    this.endNs = this.startNs;
+    this.timeoutNs = 0;
+  }
+
+  /** Takes what has passed off the timeout. */
+  shortenTimeout(): void {
+    if (this.timeoutNs <= 0) return;
+    this.timeoutNs = Math.max(0, this.timeoutNs - (this.endNs - this.startNs));
+  }
+
   /** Notes the beginning. */
   start(): void {
     this.failed = false;

@@ -225,13 +225,24 @@ export class PollMode {
   }
 
   #begin(handler: AioHandler): void {
-    handler.polling = true;
-    this.#call(handler.ioPollBegin);
+    const { trace } = this.#parts;
+    const told = trace.beginCallback("ioPollBegin", handler);
+    // Listeners may have ended polling, for all or for this handler, or have begun it.
+    if (!told || (this.started && handler.listed && !handler.polling)) {
+      handler.polling = true;
+      this.#call(handler.ioPollBegin);
+    }
+    trace.endCallback("ioPollBegin", handler);
   }
 
   #end(handler: AioHandler): void {
-    handler.polling = false;
-    this.#call(handler.ioPollEnd);
+    const { trace } = this.#parts;
+    trace.beginCallback("ioPollEnd", handler);
+    if (handler.polling) {
+      handler.polling = false;
+      this.#call(handler.ioPollEnd);
+    }
+    trace.endCallback("ioPollEnd", handler);
   }
 
   #call(callback: (() => void) | null): void {

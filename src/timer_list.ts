@@ -7,6 +7,7 @@
  * one's leftovers.
  */
 import { IntrusiveList, ListLink } from "./intrusive_list.ts";
+import type { Trace } from "./trace.ts";
 
 /** Fires a callback once its deadline has passed; made by `ctx.timer`. */
 export interface Timer {
@@ -71,6 +72,7 @@ export class TimerList {
   readonly #heap: ListedTimer[] = [];
   readonly #due = new IntrusiveList<ListedTimer>();
   readonly #changed: () => void;
+  readonly #trace: Trace;
   readonly #report: (error: unknown) => void;
   #sequence = 0;
 
@@ -78,8 +80,9 @@ export class TimerList {
    * @param changed called when the loop may have to wake earlier
    * @param report receives what callbacks throw
    */
-  constructor(changed: () => void, report: (error: unknown) => void) {
+  constructor(changed: () => void, trace: Trace, report: (error: unknown) => void) {
     this.#changed = changed;
+    this.#trace = trace;
     this.#report = report;
   }
 
@@ -121,11 +124,13 @@ export class TimerList {
     for (let timer = this.#due.shift(); timer !== null; timer = this.#due.shift()) {
       progress = true;
       this.#noteSoonest();
+      const told = this.#trace.beginCallback("timer", null);
       try {
-        timer.callback();
+        if (!told || !stopped()) timer.callback();
       } catch (error) {
         this.#report(error);
       }
+      this.#trace.endCallback("timer", null);
       if (stopped()) break;
     }
     return progress;

@@ -1,12 +1,58 @@
 /**
- * The loop's named trace events, the same names QEMU's users know.
+ * The loop's named trace events: those QEMU's users know under QEMU's names, and beside them the
+ * beginning and end of each iteration, wait and callback, from which a timeline can be drawn.
  *
  * An event nobody listens to costs one null check where it would be emitted, and no allocation.
- * A listener that throws does not disturb the loop: its error is reported like a callback's.
+ * A listener that throws does not disturb the loop: its error is reported like a callback's. One
+ * may call anything, so whoever emits looks afterwards at whether it still may do what it said:
+ * a callback whose handler was deleted meanwhile does not run, and has its end all the same.
+ *
+ * `observeContexts` is how the command line traces contexts that a program makes for itself.
  */
 
-/** What each event carries. Times in ns, fds and handler ids as numbers. */
+/** What can be called back. "notifier" stands for the context's own, after a wake-up. */
+export type TracedCallback =
+  | "ioRead"
+  | "ioWrite"
+  | "ioPollReady"
+  | "ioPollBegin"
+  | "ioPollEnd"
+  | "notifier"
+  | "bottomHalf"
+  | "timer";
+
+/** Whose callback it is. */
+export interface CallbackEvent {
+  /** Which callback. */
+  kind: TracedCallback;
+  /** Its handler, as in `poll_add`; 0 for bottom halves and timers. */
+  handler: number;
+  /** The handler's fd; -1 for bottom halves and timers. */
+  fd: number;
+  /** The name of a bottom half, else empty. */
+  name: string;
+}
+
+/**
+ * What each event carries. Times in ns, fds and handler ids as numbers.
+ *
+ * Each `_begin` has its `_end`, whatever happens in between, and pairs are nested: in an iteration
+ * stand its poll mode, its wait and its callbacks; in a callback may stand an iteration. The
+ * functions polled in poll mode are not told of one by one.
+ */
 export interface TraceEvents {
+  /** poll() was called. */
+  iteration_begin: { blocking: boolean };
+  /** It returns; `progress` is what it returns, or would if no callback had thrown. */
+  iteration_end: { progress: boolean };
+  /** The backend is asked for events; it may sleep for `timeoutNs` (-1: for ever, 0: not). */
+  wait_begin: { timeoutNs: number };
+  /** It has answered; `ready` handlers are ready now, those found by polling among them. */
+  wait_end: { ready: number };
+  /** A callback is about to run. */
+  callback_begin: CallbackEvent;
+  /** It has returned or thrown; or it did not run, as listeners have seen to that. */
+  callback_end: CallbackEvent;
   /** Poll mode runs: at most `maxNs`, with `timeoutNs` (-1: none) left for the whole wait. */
   run_poll_handlers_begin: { maxNs: number; timeoutNs: number };
   /** It ended; `progress` when work was found. */
@@ -29,10 +75,22 @@ export type TraceListener<Name extends TraceName> = (event: TraceEvents[Name]) =
 
 type Listeners = { [Name in TraceName]: TraceListener<Name>[] | null };
 
+/** Names a handler in events. */
+interface TracedHandler {
+  readonly id: number;
+  readonly fd: number;
+}
+
 /** A context's trace events; `ctx.trace`. */
 export class Trace {
   /** Null for an event nobody listens to. */
   readonly #listeners: Listeners = {
+    iteration_begin: null,
+    iteration_end: null,
+    wait_begin: null,
+    wait_end: null,
+    callback_begin: null,
+    callback_end: null,
     run_poll_handlers_begin: null,
     run_poll_handlers_end: null,
     poll_shrink: null,
@@ -90,4 +148,77 @@ export class Trace {
       }
     }
   }
+
+  // The loop's own ways to say what it says in every iteration. Each that something is about to
+  // happen returns true when somebody was told, who may have changed anything.
+
+  /** @internal An iteration begins. */
+  beginIteration(blocking: boolean): boolean {
+    if (this.#listeners.iteration_begin === null) return false;
+    this.emit("iteration_begin", { blocking });
+    return true;
+  }
+
+  /** @internal It ends. */
+  endIteration(progress: boolean): void {
+    if (this.#listeners.iteration_end !== null) this.emit("iteration_end", { progress });
+  }
+
+  /** @internal Poll mode has run. */
+  endPolling(progress: boolean, timeoutNs: number): void {
+    if (this.#listeners.run_poll_handlers_end === null) return;
+    this.emit("run_poll_handlers_end", { progress, timeoutNs });
+  }
+
+  /** @internal The backend is about to be asked. */
+  beginWait(timeoutNs: number): boolean {
+    if (this.#listeners.wait_begin === null) return false;
+    this.emit("wait_begin", { timeoutNs });
+    return true;
+  }
+
+  /** @internal It has answered. */
+  endWait(ready: number): void {
+    if (this.#listeners.wait_end !== null) this.emit("wait_end", { ready });
+  }
+
+  /** @internal A callback is about to run. */
+  beginCallback(kind: TracedCallback, handler: TracedHandler | null, name = ""): boolean {
+    if (this.#listeners.callback_begin === null) return false;
+    this.emit("callback_begin", callbackEvent(kind, handler, name));
+    return true;
+  }
+
+  /** @internal It has returned or thrown, or did not run. */
+  endCallback(kind: TracedCallback, handler: TracedHandler | null, name = ""): void {
+    if (this.#listeners.callback_end === null) return;
+    this.emit("callback_end", callbackEvent(kind, handler, name));
+  }
+}
+
+function callbackEvent(
+  kind: TracedCallback,
+  handler: TracedHandler | null,
+  name: string,
+): CallbackEvent {
+  return { kind, handler: handler === null ? 0 : handler.id, fd: handler?.fd ?? -1, name };
+}
+
+/** What an observer of contexts is given. */
+export interface TracedContext {
+  readonly trace: Trace;
+  readonly fdmon: { readonly name: string };
+  stats(): { readonly handlers: number; readonly listed: number; readonly ready: number };
+}
+
+let observer: ((context: TracedContext) => void) | null = null;
+
+/** Has every context that this thread makes from now on told to `observe`; null ends that. */
+export function observeContexts(observe: ((context: TracedContext) => void) | null): void {
+  observer = observe;
+}
+
+/** Called by each new context. */
+export function contextMade(context: TracedContext): void {
+  observer?.(context);
 }

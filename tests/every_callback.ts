@@ -24,6 +24,12 @@ export const PLACES = [
   "poll_add listener",
   "run_poll_handlers_begin listener",
   "run_poll_handlers_end listener",
+  "iteration_begin listener",
+  "iteration_end listener",
+  "wait_begin listener",
+  "wait_end listener",
+  "callback_begin listener",
+  "callback_end listener",
   "clock",
   "nested poll",
 ] as const;
@@ -59,6 +65,12 @@ export class Scene implements Disposable {
     trace.on("poll_add", () => this.#at("poll_add listener"));
     trace.on("run_poll_handlers_begin", () => this.#at("run_poll_handlers_begin listener"));
     trace.on("run_poll_handlers_end", () => this.#at("run_poll_handlers_end listener"));
+    trace.on("iteration_begin", () => this.#at("iteration_begin listener"));
+    trace.on("iteration_end", () => this.#at("iteration_end listener"));
+    trace.on("wait_begin", () => this.#at("wait_begin listener"));
+    trace.on("wait_end", () => this.#at("wait_end listener"));
+    trace.on("callback_begin", () => this.#at("callback_begin listener"));
+    trace.on("callback_end", () => this.#at("callback_end listener"));
   }
 
   /** Sets the handler. */
