@@ -265,7 +265,7 @@ export class AioContext implements Disposable {
     } catch (error) {
       this.#errors.report(error);
     }
-    this.trace.endIteration(progress);
+    if (this.trace.active) this.trace.endIteration(progress);
     if (this.#disposed && this.#handlers.walkDepth === 0) this.#tearDown();
     this.#errors.end(outerErrors);
     return progress;
@@ -275,7 +275,7 @@ export class AioContext implements Disposable {
     this.#handlers.walkDepth++;
     try {
       this.#dispatcher.hideRunning();
-      if (this.trace.beginIteration(blocking) && this.#disposed) return false;
+      if (this.trace.active && this.trace.beginIteration(blocking) && this.#disposed) return false;
       this.#collect(blocking);
       const ran = !this.#disposed && this.#bottomHalves.run(this.#stopped);
       return this.#dispatcher.run(this.#stopped) || ran;
@@ -298,6 +298,7 @@ export class AioContext implements Disposable {
       this.#wait();
     } catch (error) {
       this.#notifier.withdraw();
+      this.trace.endWait(this.#dispatcher.pending);
       this.#errors.report(error);
     }
     if (this.#params.maxNs !== 0) this.#pollMode.adjust(this.#params);
@@ -356,15 +357,14 @@ export class AioContext implements Disposable {
     if (!skip) {
       this.#skippedWaits = 0;
       this.#waits++;
-      if (this.trace.beginWait(block ? times.timeoutNs : 0)) block &&= this.#maySleep();
-      try {
-        fdmon.wait(block, this.#polled);
-      } finally {
-        if (times.startNs !== 0) times.end();
-        this.trace.endWait(this.#dispatcher.pending);
+      if (this.trace.active && this.trace.beginWait(block ? times.timeoutNs : 0)) {
+        block &&= this.#maySleep();
       }
-    } else if (found && times.startNs !== 0) times.end();
+      fdmon.wait(block, this.#polled);
+    }
+    if ((found || !skip) && times.startNs !== 0) times.end();
     if (mayBlock) this.#notifier.withdraw();
+    if (this.trace.active) this.trace.endWait(this.#dispatcher.pending);
   }
 
   /** Nothing has happened that the timeout does not know of. */

@@ -83,11 +83,17 @@ export class QueuedBottomHalf implements BottomHalf {
   run(trace: Trace, stopped: () => boolean): boolean {
     const idle = this.#idle;
     this.#queue.removed(idle);
-    const told = trace.beginCallback("bottomHalf", null, this.name);
+    if (trace.active) return this.#runTraced(trace, stopped) && !idle;
+    this.#callback();
+    return !idle;
+  }
+
+  #runTraced(trace: Trace, stopped: () => boolean): boolean {
+    trace.beginCallback("bottomHalf", null, this.name);
     try {
-      if (told && (this.#deleted || stopped())) return false;
+      if (this.#deleted || stopped()) return false;
       this.#callback();
-      return !idle;
+      return true;
     } finally {
       trace.endCallback("bottomHalf", null, this.name);
     }

@@ -113,9 +113,9 @@ export class Dispatcher {
 
   /** Returns false where listeners of the trace have seen to it that the callback must not run. */
   #call(handler: AioHandler, kind: TracedCallback, callback: () => void): boolean {
-    const traced = handler.isNotifier ? "notifier" : kind;
-    const told = this.#trace.beginCallback(traced, handler);
-    const runs = !told || this.#mayRun(handler);
+    const traced = this.#trace.active;
+    if (traced) this.#trace.beginCallback(handler.isNotifier ? "notifier" : kind, handler);
+    const runs = !traced || this.#mayRun(handler);
     try {
       if (runs) {
         this.calls++;
@@ -124,7 +124,7 @@ export class Dispatcher {
     } catch (error) {
       this.#report(error);
     }
-    this.#trace.endCallback(traced, handler);
+    if (traced) this.#trace.endCallback(handler.isNotifier ? "notifier" : kind, handler);
     return runs;
   }
 

@@ -226,9 +226,9 @@ export class PollMode {
 
   #begin(handler: AioHandler): void {
     const { trace } = this.#parts;
-    const told = trace.beginCallback("ioPollBegin", handler);
+    trace.beginCallback("ioPollBegin", handler);
     // Listeners may have ended polling, for all or for this handler, or have begun it.
-    if (!told || (this.started && handler.listed && !handler.polling)) {
+    if (this.started && handler.listed && !handler.polling) {
       handler.polling = true;
       this.#call(handler.ioPollBegin);
     }

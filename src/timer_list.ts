@@ -124,13 +124,14 @@ export class TimerList {
     for (let timer = this.#due.shift(); timer !== null; timer = this.#due.shift()) {
       progress = true;
       this.#noteSoonest();
-      const told = this.#trace.beginCallback("timer", null);
+      const traced = this.#trace.active;
+      if (traced) this.#trace.beginCallback("timer", null);
       try {
-        if (!told || !stopped()) timer.callback();
+        if (!traced || !stopped()) timer.callback();
       } catch (error) {
         this.#report(error);
       }
-      this.#trace.endCallback("timer", null);
+      if (traced) this.#trace.endCallback("timer", null);
       if (stopped()) break;
     }
     return progress;

@@ -99,6 +99,10 @@ export class Trace {
     poll_remove: null,
   };
   readonly #report: (error: unknown) => void;
+  /** @internal Somebody listens to something. */
+  active = false;
+  /** A wait has begun and not ended. */
+  #waiting = false;
 
   /**
    * Made by the context.
@@ -127,9 +131,11 @@ export class Trace {
     }
     const listeners = this.#listeners as Record<TraceName, TraceListener<Name>[] | null>;
     listeners[name] = [...(listeners[name] ?? []), listener];
+    this.active = true;
     return () => {
       const rest = (listeners[name] ?? []).filter((other) => other !== listener);
       listeners[name] = rest.length === 0 ? null : rest;
+      this.active = Object.values(this.#listeners).some((others) => others !== null);
     };
   }
 
@@ -149,10 +155,9 @@ export class Trace {
     }
   }
 
-  // The loop's own ways to say what it says in every iteration. Each that something is about to
-  // happen returns true when somebody was told, who may have changed anything.
+  // The loop's own ways to say what it says in every iteration, called where `active` is set.
 
-  /** @internal An iteration begins. */
+  /** @internal An iteration begins. Returns true when somebody was told, who may have disposed. */
   beginIteration(blocking: boolean): boolean {
     if (this.#listeners.iteration_begin === null) return false;
     this.emit("iteration_begin", { blocking });
@@ -170,23 +175,26 @@ export class Trace {
     this.emit("run_poll_handlers_end", { progress, timeoutNs });
   }
 
-  /** @internal The backend is about to be asked. */
+  /** @internal A wait begins. Returns true when somebody was told, who may have changed anything. */
   beginWait(timeoutNs: number): boolean {
-    if (this.#listeners.wait_begin === null) return false;
-    this.emit("wait_begin", { timeoutNs });
-    return true;
+    const told = this.#listeners.wait_begin !== null;
+    if (told) this.emit("wait_begin", { timeoutNs });
+    // Last, as a listener may have polled.
+    this.#waiting = true;
+    return told;
   }
 
-  /** @internal It has answered. */
+  /** @internal It has ended, if one had begun. */
   endWait(ready: number): void {
+    if (!this.#waiting) return;
+    this.#waiting = false;
     if (this.#listeners.wait_end !== null) this.emit("wait_end", { ready });
   }
 
-  /** @internal A callback is about to run. */
-  beginCallback(kind: TracedCallback, handler: TracedHandler | null, name = ""): boolean {
-    if (this.#listeners.callback_begin === null) return false;
+  /** @internal A callback is about to run, if listeners do not see to it that it must not. */
+  beginCallback(kind: TracedCallback, handler: TracedHandler | null, name = ""): void {
+    if (this.#listeners.callback_begin === null) return;
     this.emit("callback_begin", callbackEvent(kind, handler, name));
-    return true;
   }
 
   /** @internal It has returned or thrown, or did not run. */

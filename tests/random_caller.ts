@@ -13,6 +13,7 @@ import { libc, makePair } from "./libc.ts";
 import { FDMONS } from "./each_fdmon.ts";
 import { openFiles, ringMappings } from "./open_files.ts";
 import { anyValue, mostly, Random } from "./random_values.ts";
+import { NAMES } from "./trace_recording.ts";
 
 // deno-lint-ignore no-explicit-any
 type Untyped = any;
@@ -235,7 +236,7 @@ const CALLS: readonly (readonly [weight: number, call: () => unknown])[] = [
     if (word !== undefined) word.seen = mostly(random, () => random.once(2) ? 0 : word.load());
   }],
   [4, () => {
-    const name = mostly(random, () => random.pick(["poll_add", "poll_grow", "poll_remove"]));
+    const name = mostly(random, () => random.pick(NAMES));
     keep(stops, context().trace.on(name, mostly(random, callback)));
   }],
   [6, () => random.pick(stops)?.()],

@@ -22,6 +22,12 @@ const BENCH_NAMES = "request, idle-3200, idle-16000, removal, kicks, poll-functi
   "  wake-up, wake-up-epoll, poll-nothing, bottom-half, timer, handler-memory,\n" +
   "  handler-changes, allocation, cold-start";
 
+/** What cannot be guessed from the options of `trace`. */
+const TRACE_NOTES = `
+A module is imported and gets the arguments as Deno.args; import.meta.main is false in it. Contexts
+are traced that it makes in its own thread, from the copy of the library this command belongs to.
+The trace keeps the first 500,000 events; it is a whole file whenever the program is killed.`;
+
 /** How the reader of a help text gets here; there is no installed program of that name. */
 const PROGRAM = import.meta.url.startsWith("file:")
   ? "deno run -A src/cli/main.ts"
@@ -31,10 +37,10 @@ const PROGRAM = import.meta.url.startsWith("file:")
  * Runs one command.
  *
  * @param args the words after the program's name, as `["scale", "--json"]`
- * @returns the exit code
+ * @returns the exit code; null where what was begun goes on, and the process must
  */
-export async function main(args: readonly string[]): Promise<number> {
-  let exitCode: number = ExitCode.ok;
+export async function main(args: readonly string[]): Promise<number | null> {
+  let exitCode: number | null = ExitCode.ok;
   const program = describeProgram((code) => exitCode = code);
   try {
     await program.parseAsync(args, { from: "user" });
@@ -44,7 +50,7 @@ export async function main(args: readonly string[]): Promise<number> {
   }
 }
 
-function describeProgram(finish: (code: number) => void): Command {
+function describeProgram(finish: (code: number | null) => void): Command {
   const program = new Command(PROGRAM)
     .description(
       `AioContext for Deno ${packageJson.version}: an event loop that polls while it pays.`,
@@ -54,9 +60,12 @@ function describeProgram(finish: (code: number) => void): Command {
     // Finding out by itself, commander would need a permission.
     .configureOutput({ getOutHasColors: () => false, getErrHasColors: () => false })
     .exitOverride()
+    // Options after what `trace` traces are for that.
+    .enablePositionalOptions()
     .showHelpAfterError("(--help shows what there is)");
   program.addCommand(describeScale(finish));
   program.addCommand(describeBench(finish));
+  program.addCommand(describeTrace(finish, program));
   program.addCommand(describeDoctor(finish));
   program.addCommand(describeSetup(finish));
   // Subcommands added as objects do not inherit the way errors are handled.
@@ -101,6 +110,32 @@ function describeBench(finish: (code: number) => void): Command {
       const { bench } = await import("./bench.ts");
       finish(await bench(options));
     });
+}
+
+function describeTrace(finish: (code: number | null) => void, program: Command): Command {
+  return new Command("trace")
+    .description("Run scale, or a module of yours, and record what its AioContexts do.")
+    .argument("<program>", "scale, or a module: a file or a URL")
+    .argument("[arguments...]", "what it is run with")
+    .passThroughOptions()
+    .addOption(option("--output <path>", "trace file to write, for Perfetto", "trace.json"))
+    .addOption(option("--after <seconds>", "when to begin recording", "0"))
+    .option("--seconds <number>", "how long to record (default: to the end)")
+    .option("--summary", "print where the time of an iteration goes")
+    .option("--json", "print that as JSON; what the program logs goes to stderr")
+    .addHelpText("after", TRACE_NOTES)
+    .addHelpText("after", example("trace --summary --after 2 --seconds 0.1 scale --removal on"))
+    .action(async (name: string, args: string[], options) => {
+      const { trace } = await import("./trace.ts");
+      finish(await trace(options, [name, ...args], runScale));
+    });
+
+  async function runScale(args: readonly string[]): Promise<number> {
+    let exitCode: number = ExitCode.ok;
+    const scale = describeScale((code) => exitCode = code).copyInheritedSettings(program);
+    await scale.parseAsync(args, { from: "user" });
+    return exitCode;
+  }
 }
 
 function describeDoctor(finish: (code: number) => void): Command {
@@ -159,4 +194,7 @@ function report(error: unknown): number {
   throw error;
 }
 
-if (import.meta.main) Deno.exit(await main(Deno.args));
+if (import.meta.main) {
+  const exitCode = await main(Deno.args);
+  if (exitCode !== null) Deno.exit(exitCode);
+}

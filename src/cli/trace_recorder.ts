@@ -1,0 +1,210 @@
+/**
+ * Records the trace events of all contexts of this thread: into a file, and into a summary.
+ *
+ * It subscribes to every context as it is made, and lets go of all when the recording ends, from
+ * when on the program runs as if it had never been traced. The file is made with the first event
+ * and keeps only so many; the summary counts them all. What is not written yet is written before
+ * the loop sleeps, in a small share of the time, so that little is lost where the process is
+ * killed. A failure to write ends the recording and not the program.
+ */
+import { loadShim } from "../../ffi/library.ts";
+import type { CallbackEvent, TracedCallback, TraceListener, TraceName } from "../../mod.ts";
+import { SystemClock } from "../clock.ts";
+import { observeContexts, type TracedContext } from "../trace.ts";
+import { EVENTS_MAX, type TraceArguments, TraceFile, type Track } from "./trace_file.ts";
+import { type Scope, Summary } from "./trace_summary.ts";
+
+/** What writing before a sleep may take at any time: so much, and a share of the time so far. */
+const WRITE_ALLOWANCE_NS = 5e6;
+const WRITE_SHARE = 0.02;
+
+const SCOPE_OF: Readonly<Record<TracedCallback, Scope>> = {
+  ioRead: "ioRead",
+  ioWrite: "ioWrite",
+  ioPollReady: "ioPollReady",
+  ioPollBegin: "ioPollBegin",
+  ioPollEnd: "ioPollEnd",
+  notifier: "notifier",
+  bottomHalf: "bottom half",
+  timer: "timer",
+};
+
+const NONE: TraceArguments = {};
+
+/** What to record. */
+export interface RecordingPlan {
+  readonly path: string;
+  /** What is traced, for the title. */
+  readonly program: string;
+  /** When to begin, counted from now, and for how long. */
+  readonly afterSeconds: number;
+  readonly seconds: number;
+}
+
+/** A context that is recorded. */
+interface Recorded {
+  readonly context: TracedContext;
+  readonly track: Track;
+  /** The values last written, by counter. */
+  readonly counters: Record<"handlers" | "listed" | "ready", number>;
+  waitScope: Scope;
+}
+
+/** Records until it is told to end, or the time is over. */
+export class Recorder {
+  readonly summary = new Summary();
+  /** What went wrong with the file. */
+  failure: unknown = null;
+  readonly #plan: RecordingPlan;
+  readonly #limit: number;
+  readonly #now: () => number;
+  readonly #startNs: number;
+  readonly #endNs: number;
+  readonly #unsubscribe: (() => void)[] = [];
+  #file: TraceFile | null = null;
+  #events = 0;
+  #fullNs = 0;
+  #began = false;
+  #ended = false;
+  #writingNs = 0;
+
+  /** Begins to observe. */
+  constructor(plan: RecordingPlan, limit = EVENTS_MAX) {
+    this.#plan = plan;
+    this.#limit = limit;
+    const clock = new SystemClock(loadShim());
+    this.#now = () => clock.now();
+    this.#startNs = this.#now() + plan.afterSeconds * 1e9;
+    this.#endNs = this.#startNs + plan.seconds * 1e9;
+    observeContexts((context) => this.#record(context));
+  }
+
+  /** Events in the file. */
+  get events(): number {
+    return this.#file?.events ?? this.#events;
+  }
+
+  /** Seconds of the recording after which the file was full; null where it is not. */
+  get fullAfterSeconds(): number | null {
+    return this.#fullNs === 0 ? null : (this.#fullNs - this.#startNs) / 1e9;
+  }
+
+  /** Ends the recording; harmless when it has ended. */
+  end(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    observeContexts(null);
+    for (const unsubscribe of this.#unsubscribe.splice(0)) unsubscribe();
+    this.#events = this.events;
+    try {
+      this.#file?.close();
+    } catch (error) {
+      this.failure ??= error;
+    }
+    this.#file = null;
+  }
+
+  #record(context: TracedContext): void {
+    this.#attempt(() => this.#open());
+    if (this.#file === null) return;
+    const number = ++this.summary.contexts;
+    const recorded: Recorded = {
+      context,
+      track: this.#file.addTrack(`context ${number} (${context.fdmon.name})`),
+      counters: { handlers: -1, listed: -1, ready: -1 },
+      waitScope: "wait",
+    };
+    const on = <Name extends TraceName>(name: Name, listener: TraceListener<Name>) =>
+      this.#unsubscribe.push(context.trace.on(name, listener));
+    on("iteration_begin", ({ blocking }) => this.#begin(recorded, "iteration", { blocking }));
+    on("iteration_end", ({ progress }) => this.#end(recorded, "iteration", { progress }));
+    on("run_poll_handlers_begin", (event) => this.#begin(recorded, "poll mode", { ...event }));
+    on("run_poll_handlers_end", (event) => this.#end(recorded, "poll mode", { ...event }));
+    on("wait_begin", ({ timeoutNs }) => {
+      recorded.waitScope = timeoutNs === 0 ? "wait, no sleep" : "wait";
+      this.#begin(recorded, recorded.waitScope, { timeoutNs });
+    });
+    on("wait_end", ({ ready }) => this.#end(recorded, recorded.waitScope, { ready }));
+    on("callback_begin", (event) => this.#begin(recorded, SCOPE_OF[event.kind], whose(event)));
+    on("callback_end", (event) => this.#end(recorded, SCOPE_OF[event.kind], NONE));
+    for (const name of ["poll_add", "poll_remove", "poll_grow", "poll_shrink"] as const) {
+      on(name, (event) => this.#instant(recorded, name, { ...event }));
+    }
+  }
+
+  #open(): void {
+    const { path, program } = this.#plan;
+    this.#file ??= new TraceFile(path, this.#startNs, program, this.#limit);
+  }
+
+  #begin(recorded: Recorded, scope: Scope, args: TraceArguments): void {
+    const atNs = this.#now();
+    // An iteration that runs already when the recording begins would be half a one.
+    if (!this.#began) this.#began = scope === "iteration" && atNs >= this.#startNs;
+    if (!this.#isRecording(atNs)) return;
+    this.summary.begin(scope, atNs);
+    this.#attempt((file) => {
+      file.begin(recorded.track, scope, atNs, args);
+      if (scope === "wait") this.#writeBeforeSleep(file, atNs);
+    });
+    this.summary.spentTracing(this.#now());
+  }
+
+  #end(recorded: Recorded, scope: Scope, args: TraceArguments): void {
+    const atNs = this.#now();
+    if (!this.#isRecording(atNs)) return;
+    this.summary.end(scope, atNs);
+    this.#attempt((file) => {
+      file.end(recorded.track, scope, atNs, args);
+      this.#count(recorded, file, atNs);
+      if (file.full && this.#fullNs === 0) this.#fullNs = atNs;
+    });
+    this.summary.spentTracing(this.#now());
+  }
+
+  #instant(recorded: Recorded, name: string, args: TraceArguments): void {
+    const atNs = this.#now();
+    if (!this.#isRecording(atNs)) return;
+    this.#attempt((file) => file.instant(recorded.track, name, atNs, args));
+  }
+
+  /** Sizes of lists, where they have changed. */
+  #count(recorded: Recorded, file: TraceFile, atNs: number): void {
+    if (file.full) return;
+    const { counters, track } = recorded;
+    const stats = recorded.context.stats();
+    for (const name of ["handlers", "listed", "ready"] as const) {
+      if (counters[name] === stats[name]) continue;
+      counters[name] = stats[name];
+      file.counter(track, name, atNs, stats[name]);
+    }
+  }
+
+  #writeBeforeSleep(file: TraceFile, atNs: number): void {
+    const allowedNs = WRITE_ALLOWANCE_NS + (atNs - this.#startNs) * WRITE_SHARE;
+    if (file.written || this.#writingNs > allowedNs) return;
+    file.flush();
+    this.#writingNs += this.#now() - atNs;
+  }
+
+  #isRecording(atNs: number): boolean {
+    if (this.#began && atNs >= this.#endNs) this.end();
+    return this.#began && !this.#ended;
+  }
+
+  /** Does something with the file, which the traced program must not notice to fail. */
+  #attempt(action: (file: TraceFile) => void): void {
+    if (this.failure !== null) return;
+    try {
+      action(this.#file!);
+    } catch (error) {
+      this.failure = error;
+      this.end();
+    }
+  }
+}
+
+function whose({ handler, fd, name }: CallbackEvent): TraceArguments {
+  if (handler !== 0) return { fd, handler };
+  return name === "" ? NONE : { name };
+}
