@@ -2,8 +2,11 @@
  * What does one iteration of the loop cost by itself? Run by `deno task bench`.
  *
  * No other thread takes part: the device's requests are posted by the bench itself, so what is
- * measured is the loop's own code and, where it waits, the system call.
+ * measured is the loop's own code and, where it waits, the system call. The baseline of what comes
+ * through an fd is the same in C without a loop; it is left out where there is no compiler.
  */
+import { compileFloor } from "../src/cli/bench_probe.ts";
+import { CommandError } from "../src/cli/exit.ts";
 import { AioContext, EventNotifier, type FdmonName, PollWord } from "../mod.ts";
 
 const IDLE_HANDLERS = 3200;
@@ -52,14 +55,39 @@ function idleContext(fdmon: FdmonName): AioContext {
   return ctx;
 }
 
+/** An event in C; null where it cannot be compiled. */
+async function openFloor(): Promise<(() => void) | null> {
+  let path: string;
+  try {
+    path = await compileFloor("iteration_floor.so", ["iteration_floor.c"], ["-shared", "-fPIC"]);
+  } catch (error) {
+    if (!(error instanceof CommandError)) throw error;
+    console.error(`no baseline in C: ${error.message}`);
+    return null;
+  }
+  const { symbols } = Deno.dlopen(path, {
+    floor_open: { parameters: [], result: "i64" },
+    floor_event: { parameters: ["i32", "i32"], result: "i32" },
+  });
+  const opened = BigInt(symbols.floor_open());
+  const epoll = Number(opened >> 32n), fd = Number(opened & 0xffff_ffffn);
+  return () => {
+    if (symbols.floor_event(epoll, fd) !== 0) throw new Error("Cannot measure the baseline in C");
+  };
+}
+
 for (const poll of ["word", "function"] as const) {
   const device = new Device("io_uring", poll, 32_768);
   Deno.bench(`a request found by polling a ${poll}`, { group: "request" }, () => device.request());
 }
 
+const floor = await openFloor();
+if (floor !== null) {
+  Deno.bench("an event through an fd in C, no loop", { group: "fd", baseline: true }, floor);
+}
 for (const fdmon of ["io_uring", "epoll", "poll"] as const) {
   const device = new Device(fdmon, "word", 0);
-  Deno.bench(`a request through the fd, ${fdmon}`, { group: "request" }, () => device.request());
+  Deno.bench(`a request through the fd, ${fdmon}`, { group: "fd" }, () => device.request());
 }
 
 for (const fdmon of ["io_uring", "epoll", "poll"] as const) {
