@@ -273,6 +273,7 @@ export class AioContext implements Disposable {
 
   #iterate(blocking: boolean): boolean {
     this.#handlers.walkDepth++;
+    this.#changed = false;
     try {
       this.#dispatcher.hideRunning();
       if (this.trace.active && this.trace.beginIteration(blocking) && this.#disposed) return false;
@@ -289,7 +290,6 @@ export class AioContext implements Disposable {
 
   /** Polls and waits until something is there to be dispatched, for as long as it may. */
   #collect(blocking: boolean): void {
-    this.#changed = false;
     this.#times.begin(this.#timers.size !== 0 || (blocking && this.#params.maxNs !== 0));
     if (blocking) this.#computeTimeout();
     try {

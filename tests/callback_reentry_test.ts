@@ -252,3 +252,32 @@ eachFdmon("ioPollBegin: a nested poll that leaves poll mode leaves it for all", 
   for (let round = 0; polling.size !== 0 && round < ROUNDS_MAX; round++) block();
   assertEquals([...polling], []);
 });
+
+eachFdmon("poll: a notify that a nested poll takes at its beginning lets it not sleep", (make) => {
+  using ctx = make({ clock: new ManualClock(), ...PARAMS });
+  using device = new Device();
+  device.attach(ctx);
+  device.post();
+  assert(ctx.poll(true));
+  const timeouts: number[] = [];
+  // Without it a loop that sleeps would not wake again.
+  const watchdog = ctx.timer(() => {});
+  device.whenReady = () => {
+    device.whenReady = null;
+    // To hide the handler that is running, the poll below calls its ioPollEnd before all else.
+    device.whenEnded = () => {
+      device.whenEnded = null;
+      ctx.poll(false);
+    };
+    ctx.notify();
+    watchdog.arm(ctx.now() + 1e8);
+    const stop = ctx.trace.on("wait_begin", ({ timeoutNs }) => timeouts.push(timeoutNs));
+    ctx.poll(true);
+    stop();
+    watchdog.cancel();
+  };
+  device.postSilently();
+  assert(ctx.poll(true));
+  assertEquals([device.whenReady, device.whenEnded], [null, null]);
+  assertEquals(timeouts.filter((timeoutNs) => timeoutNs !== 0), []);
+});
