@@ -32,7 +32,7 @@ export interface PollParams {
  *   while the loop polls for it, so polling is off
  */
 export function defaultPollParams(processors = navigator.hardwareConcurrency): PollParams {
-  return { maxNs: processors > 1 ? 32_768 : 0, grow: 0, shrink: 0, idleNs: 7e9, weight: 3 };
+  return { maxNs: processors > 1 ? 32_768 : 0, grow: 0, shrink: 0, idleNs: 7e9, weight: 0 };
 }
 
 const WEIGHT_MAX = 16;
