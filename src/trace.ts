@@ -116,9 +116,9 @@ export class Trace {
   }
 
   /**
-   * Listens to one event.
+   * Listens to one event. A function given twice is called twice.
    *
-   * @returns a function that stops listening
+   * @returns a function that stops what this call has begun; harmless when that has been stopped
    * @throws {TypeError} for an unknown name or when the listener is not a function
    */
   on<Name extends TraceName>(name: Name, listener: TraceListener<Name>): () => void {
@@ -132,8 +132,12 @@ export class Trace {
     const listeners = this.#listeners as Record<TraceName, TraceListener<Name>[] | null>;
     listeners[name] = [...(listeners[name] ?? []), listener];
     this.active = true;
+    let listening = true;
     return () => {
-      const rest = (listeners[name] ?? []).filter((other) => other !== listener);
+      if (!listening) return;
+      listening = false;
+      const rest = [...listeners[name]!];
+      rest.splice(rest.indexOf(listener), 1);
       listeners[name] = rest.length === 0 ? null : rest;
       this.active = Object.values(this.#listeners).some((others) => others !== null);
     };

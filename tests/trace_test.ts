@@ -164,6 +164,27 @@ eachFdmon("trace: callbacks that throw or poll have their end all the same", (ma
   ctx.setFdHandler(notifier.fd, null);
 });
 
+eachFdmon("trace: a listener given twice is told twice and stopped one by one", (makeContext) => {
+  using ctx = makeContext();
+  let calls = 0;
+  const listener = () => calls++;
+  const [stop, other] = [1, 2].map(() => ctx.trace.on("iteration_end", listener));
+  const callsOfOnePoll = () => {
+    calls = 0;
+    ctx.poll(false);
+    return calls;
+  };
+  assertEquals(callsOfOnePoll(), 2);
+  stop();
+  assertEquals(callsOfOnePoll(), 1);
+  stop();
+  assertEquals(callsOfOnePoll(), 1);
+  other();
+  assertEquals([callsOfOnePoll(), ctx.trace.active], [0, false]);
+  other();
+  assertEquals(ctx.trace.active, false);
+});
+
 const WAIT_CALL = { io_uring: "io_uring_enter", epoll: "epoll_pwait2", poll: "ppoll" } as const;
 
 eachFdmon("trace: a wait that fails has its end, and the next one is told too", (_, fdmon) => {
