@@ -50,7 +50,10 @@ export async function trace(
     console.log = log;
   };
   if (module !== null) {
-    await start(module, rest, end, () => tell(recorder, plan, args));
+    await start(module, rest, recorder, () => {
+      end();
+      return tell(recorder, plan, args);
+    });
     return null;
   }
   let exitCode: number;
@@ -62,28 +65,25 @@ export async function trace(
   return exitCode === ExitCode.ok ? tell(recorder, plan, args) : exitCode;
 }
 
-/** Runs a module with arguments of its own; `end` and `tell` are called when the process ends. */
+/** Runs a module with arguments of its own; `finish` is called when the process ends. */
 async function start(
   module: string,
   args: readonly string[],
-  end: () => void,
-  tell: () => number,
+  recorder: Recorder,
+  finish: () => number,
 ): Promise<void> {
   Object.defineProperty(Deno, "args", { value: Object.freeze(args) });
   globalThis.addEventListener("unload", () => {
-    end();
     // Whatever exit code the module has chosen stays, but for success.
-    const exitCode = tell();
+    const exitCode = finish();
     if (exitCode !== ExitCode.ok) Deno.exitCode ||= exitCode;
   });
-  // An end by error is heard of here alone; it is reported as it would be without us.
-  for (const name of ["error", "unhandledrejection"]) globalThis.addEventListener(name, end);
-  try {
-    await import(module);
-  } catch (error) {
-    end();
-    throw error;
+  // An end by error is heard of here alone; it is reported as it would be without us. Or the module
+  // handles it and goes on, so this need not be the end.
+  for (const name of ["error", "unhandledrejection"]) {
+    globalThis.addEventListener(name, () => recorder.save());
   }
+  await import(module);
 }
 
 function readPlan(args: TraceArguments, words: readonly string[]): RecordingPlan {

@@ -89,6 +89,11 @@ export class Recorder {
     return this.#fullNs === 0 ? null : (this.#fullNs - this.#startNs) / 1e9;
   }
 
+  /** Writes what is not written yet, as the process may end; the recording goes on. */
+  save(): void {
+    if (this.#file !== null) this.#attempt((file) => file.flush());
+  }
+
   /** Ends the recording; harmless when it has ended. */
   end(): void {
     if (this.#ended) return;
