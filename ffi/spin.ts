@@ -19,6 +19,12 @@ const { aio_spin: SPIN, aio_poll_word: ENTRY } = SpinLayout;
 /** Elements of `Spin.times`. */
 export const SpinTime = { end: 0, deadline: (SPIN.deadline_ns - SPIN.end_ns) / 8 } as const;
 
+/**
+ * Values of the deadline that ask for one pass without a look at the clock: behind a full memory
+ * barrier; with no pause after it; with one where nothing was found.
+ */
+export const SpinPass = { lastChance: 0, hasty: -1, unhurried: -2 } as const;
+
 /** Widths of a poll word, in bits. */
 export type WordBits = 16 | 32 | 64;
 
@@ -136,8 +142,9 @@ class WordTable<Owner> {
 /** Poll words, the completion queue, the SQ flags and the notifier, watched in one C call. */
 export class Spin<Owner> {
   /**
-   * Times in ns, indexed by `SpinTime`: when the next `run` has to end, and when the last one did.
-   * An array, as V8 may allocate for a double that is passed or returned.
+   * Times in ns, indexed by `SpinTime`: when the next `run` has to end, or one of `SpinPass`, and
+   * its last look at the clock; it may end without one. An array, as V8 may allocate for a double
+   * that is passed or returned.
    */
   readonly times: Float64Array<ArrayBuffer>;
   readonly #shim: Shim;
@@ -191,9 +198,7 @@ export class Spin<Owner> {
   }
 
   /**
-   * Spins until something changes or the clock reaches the deadline; at least one full pass. With
-   * a deadline of 0 it is exactly one pass after a full memory barrier, with a negative one exactly
-   * one that does not pause.
+   * Spins until something changes or the clock reaches the deadline; at least one full pass.
    *
    * @returns bits of SpinResult; 0 when the time was up
    */

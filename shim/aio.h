@@ -19,6 +19,11 @@
 #define AIO_SPIN_SQ_FLAGS 4u /* the kernel asks to be entered */
 #define AIO_SPIN_NOTIFIED 8u /* somebody called notify() */
 
+/* Values of deadline_ns that ask for one pass without a look at the clock. */
+#define AIO_SPIN_LAST_CHANCE 0.0 /* behind a full memory barrier */
+#define AIO_SPIN_HASTY_PASS -1.0
+#define AIO_SPIN_PASS -2.0 /* with a pause at its end, where nothing is found */
+
 /* One watched word: a hit when the value at address is not seen. */
 struct aio_poll_word {
 	const volatile void *address;
@@ -44,8 +49,8 @@ struct aio_spin {
 	uint32_t sq_flags_mask;      /*  76: the SQ flags that end the spin */
 	uint32_t hit_count;          /*  80: out */
 	uint32_t reserved;           /*  84 */
-	double end_ns;               /*  88: out, the clock when it ended */
-	double deadline_ns;          /*  96: when to end, or 0: see spin.c */
+	double end_ns;               /*  88: out, its last look at the clock */
+	double deadline_ns;          /*  96: when to end, or one of these */
 };
 
 AIO_EXPORT double aio_now(void);

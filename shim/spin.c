@@ -82,19 +82,23 @@ static uint32_t scan_words(struct aio_spin *spin)
 
 /*
  * Spins until a bit of the result is set or deadline_ns has passed; always
- * makes one full pass. A deadline that is not above 0 asks for exactly one,
- * without a pause. 0 is the last chance before sleeping: its barrier orders
- * the caller's "notify me" stores before these loads; its partner is the one
- * between a producer's post and its look at "notify me". The partner of the
- * notified load is the waker's store; a lost race there is caught by the
- * announcement before the wait.
+ * makes one full pass, and exactly one where deadline_ns is not above 0. On a
+ * hit the time of the last look at the clock will do where that is less than
+ * a microsecond ago: somebody waits for the caller to go on.
+ *
+ * The barrier of the last chance before sleeping orders the caller's "notify
+ * me" stores before these loads; its partner is the one between a producer's
+ * post and its look at "notify me". The partner of the notified load is the
+ * waker's store; a lost race there is caught by the announcement before the
+ * wait.
  */
 int32_t aio_spin(struct aio_spin *spin)
 {
 	uint32_t words = spin->count16 + spin->count32 + spin->count64;
+	double deadline_ns = spin->deadline_ns;
 	uint32_t budget = 0;
 
-	if (spin->deadline_ns == 0)
+	if (deadline_ns == AIO_SPIN_LAST_CHANCE)
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	for (;;) {
 		uint32_t result = 0;
@@ -110,6 +114,13 @@ int32_t aio_spin(struct aio_spin *spin)
 		spin->hit_count = scan_words(spin);
 		if (spin->hit_count)
 			result |= AIO_SPIN_HIT;
+		if (deadline_ns <= 0) {
+			if (!result && deadline_ns == AIO_SPIN_PASS)
+				cpu_relax();
+			return (int32_t)result;
+		}
+		if (result && words <= WORDS_PER_CLOCK_READ)
+			return (int32_t)result;
 		if (result || budget <= words + WORDS_PER_PASS) {
 			spin->end_ns = aio_now();
 			if (result)
@@ -118,9 +129,8 @@ int32_t aio_spin(struct aio_spin *spin)
 		} else {
 			budget -= words + WORDS_PER_PASS;
 		}
-		if (spin->deadline_ns > 0)
-			cpu_relax();
-		if (spin->end_ns >= spin->deadline_ns)
+		cpu_relax();
+		if (spin->end_ns >= deadline_ns)
 			return 0;
 	}
 }

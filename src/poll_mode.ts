@@ -12,7 +12,7 @@
  * listed handler with `started`, or between `unlist` and `finish`. What polling means for the timeout of the wait is decided by the
  * context; this file reports what it found.
  */
-import { type Spin, SpinResult, SpinTime } from "../ffi/spin.ts";
+import { type Spin, SpinPass, SpinResult, SpinTime } from "../ffi/spin.ts";
 import type { AioHandler } from "./aio_handler.ts";
 import type { Fdmon, ReadyList } from "./fdmon.ts";
 import { IntrusiveList, type ListLink } from "./intrusive_list.ts";
@@ -22,12 +22,18 @@ import { PollingBudget } from "./polling_budget.ts";
 import type { PollParams } from "./polling_time.ts";
 import type { Trace } from "./trace.ts";
 
-/** Deadline for exactly one pass, as it is over already. */
+/** Deadline for one pass that looks at the clock too, as it is over already. */
 const ONE_PASS = 1;
-/** The same without a pause after it, as there is work to be done. */
-const HASTY_PASS = -1;
-/** The same behind a full memory barrier: what raced with ioPollEnd is seen. */
-const LAST_CHANCE = 0;
+
+/**
+ * Passes over poll functions between two looks at the clock, each of which costs as much as a pass
+ * over a few. Doubling leads up to it while the looks are not far apart, so functions that take
+ * long are noticed.
+ */
+const PASSES_PER_LOOK_MAX = 16;
+const LOOK_INTERVAL_NS = 2_000;
+/** A pass over more functions than this is too long for its time to be neglected. */
+const NEGLIGIBLE_FUNCTIONS = 64;
 
 /**
  * Passes during which the clock may stand still, or be behind where it was: a caller's clock that
@@ -163,19 +169,29 @@ export class PollMode {
     this.progress = this.interrupted = false;
     this.#idleDeadlineNs = times.startNs + params.idleNs;
     this.#armIdleDeadlines();
-    let latestNs = times.startNs, stillPasses = 0;
+    this.#spin.times[SpinTime.end] = times.startNs;
+    let latestNs = times.startNs, stillPasses = 0, passesPerLook = 1, passes = 0;
     for (;;) {
       let hit = this.#functions.poll();
-      const slice = maxNs === 0 || this.#functions.size !== 0 || !times.native;
-      const deadlineNs = slice ? ONE_PASS : times.startNs + maxNs;
-      this.#spin.times[SpinTime.deadline] = hit ? HASTY_PASS : deadlineNs;
+      // Words alone are looked at by C until the time is up; a caller's clock can only be read here.
+      const alone = maxNs !== 0 && this.#functions.size === 0 && times.native;
+      const look = alone || !times.native || ++passes === passesPerLook;
+      const deadlineNs = alone ? times.startNs + maxNs : look ? ONE_PASS : SpinPass.unhurried;
+      this.#spin.times[SpinTime.deadline] = hit ? SpinPass.hasty : deadlineNs;
       const result = this.#spin.run();
       if (result & SpinResult.hit) this.#takeWordHits();
       if (result & SpinResult.notified) this.#takeNotified();
       hit ||= result !== 0;
-      times.endOfSpin(this.#spin);
+      // After a hit the last look will do, unless a pass takes long.
+      if (hit && this.#functions.size > NEGLIGIBLE_FUNCTIONS) times.end();
+      else times.endOfSpin(this.#spin);
       this.interrupted = hit;
-      if (hit || times.failed || times.endNs - times.startNs >= maxNs) break;
+      if (hit || times.failed) break;
+      if (!look) continue;
+      if (times.endNs - times.startNs >= maxNs) break;
+      const quick = times.endNs - latestNs < LOOK_INTERVAL_NS;
+      passesPerLook = quick ? Math.min(passesPerLook * 2, PASSES_PER_LOOK_MAX) : 1;
+      passes = 0;
       if (times.endNs > latestNs) {
         latestNs = times.endNs;
         stillPasses = 0;
@@ -200,7 +216,7 @@ export class PollMode {
       if (handler !== undefined && handler.polling) this.#end(handler);
     }
     this.#functions.poll();
-    this.#spin.times[SpinTime.deadline] = LAST_CHANCE;
+    this.#spin.times[SpinTime.deadline] = SpinPass.lastChance;
     const result = this.#spin.run();
     if (result & SpinResult.hit) this.#takeWordHits();
     return this.progress;

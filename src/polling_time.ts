@@ -32,12 +32,16 @@ export interface PollParams {
  *   while the loop polls for it, so polling is off
  */
 export function defaultPollParams(processors = navigator.hardwareConcurrency): PollParams {
-  return { maxNs: processors > 1 ? 32_768 : 0, grow: 0, shrink: 0, idleNs: 7e9, weight: 0 };
+  return { maxNs: processors > 1 ? 32_768 : 0, grow: 0, shrink: 0, idleNs: 7e9, weight: 2 };
 }
 
 const WEIGHT_MAX = 16;
-/** A handler that is not polled for is again when its mean is below this share of maxNs. */
-const RESUME_SHARE = 0.75;
+/**
+ * A handler that is not polled for is again when its mean is at most maxNs; one that is polled for
+ * is not any more above this many times maxNs. The mean of a sleeping loop includes what a wake-up
+ * takes, 25 us in some virtual machines, so a lower bound could keep the loop asleep for ever.
+ */
+const GIVE_UP_FACTOR = 1.25;
 /** A polling time is kept until one below this part of it would do. */
 const KEEP_DIVISOR = 4;
 /** Longer times between events count as this many times maxNs, so that a pause is soon forgotten. */
@@ -88,7 +92,7 @@ export function nextAverageNs(averageNs: number, intervalNs: number, params: Pol
  */
 export function weightedPollNs(currentNs: number, averageNs: number, params: PollParams): number {
   const { maxNs, grow } = params;
-  if (averageNs > (currentNs === 0 ? maxNs * RESUME_SHARE : maxNs)) return 0;
+  if (averageNs > (currentNs === 0 ? maxNs : maxNs * GIVE_UP_FACTOR)) return 0;
   const wantedNs = Math.min(averageNs * (grow === 0 ? DEFAULT_GROW : grow), maxNs);
   if (wantedNs <= currentNs && wantedNs > currentNs / KEEP_DIVISOR) return currentNs;
   let pollNs = POLL_START_NS;
