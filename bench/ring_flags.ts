@@ -13,7 +13,8 @@ import Table from "cli-table3";
 import { RingLayout } from "../ffi/layout.ts";
 import { LIBURING_NAME, loadLiburing, loadShim } from "../ffi/library.ts";
 import type { Liburing } from "../ffi/liburing_symbols.ts";
-import { CqeWord, Ring, RingOp, SetupFlag, SqeWord } from "../ffi/ring.ts";
+import { Ring, SetupFlag } from "../ffi/ring.ts";
+import { CqeWord, SqeOp, SqeWord } from "../ffi/sqe.ts";
 import { PollEvent, System } from "../ffi/system.ts";
 import { compileFloor } from "../src/cli/bench_probe.ts";
 import { describeMachine, machineLine } from "../src/cli/scale_report.ts";
@@ -225,10 +226,11 @@ class Subject {
   #arm(fd: number, userData: number): void {
     const at = this.#ring.nextSqe();
     const words = this.#ring.sqes;
-    words[at + SqeWord.opcode] = RingOp.pollAdd;
+    words[at + SqeWord.opcode] = SqeOp.pollAdd;
     words[at + SqeWord.fd] = fd;
-    words[at + SqeWord.poll32Events] = PollEvent.in;
+    words[at + SqeWord.opFlags] = PollEvent.in;
     words[at + SqeWord.userData] = userData;
+    this.#ring.push();
   }
 
   #enter(complete: number): void {

@@ -22,7 +22,7 @@
  * so that a loop waiting for events does not count as one waiting for a disk. Registering the ring's
  * fd makes an empty enter about 50 ns of 270 shorter, which is nothing beside a wake-up.
  *
- * Invariant: between calls the SQ tail in shared memory covers every SQE handed out, so
+ * Invariant: between calls the SQ tail in shared memory covers every SQE pushed, so
  * `unsubmitted` is what the next enter takes. Only the thread that made the ring may use it. What
  * a completion means is the caller's business.
  */
@@ -30,10 +30,15 @@ import { AioError, Errno } from "./errno.ts";
 import { RingLayout } from "./layout.ts";
 import type { Liburing } from "./liburing_symbols.ts";
 import { allocateNative, mapWords } from "./memory.ts";
+import { SQE_WORDS, SqeFlag, SqeOp, SqeWord } from "./sqe.ts";
 import type { System } from "./system.ts";
 
-/** Opcodes this project puts into SQEs. */
-export const RingOp = { pollAdd: 6, pollRemove: 7 } as const;
+/** Opcodes without which a ring is of no use. */
+const NEEDED_OPS: Readonly<Record<string, number>> = {
+  pollAdd: SqeOp.pollAdd,
+  pollRemove: SqeOp.pollRemove,
+  asyncCancel: SqeOp.asyncCancel,
+};
 
 /** Flags of io_uring_setup(2). */
 export const SetupFlag = {
@@ -64,7 +69,6 @@ const NS_PER_S = 1e9;
 const TIMEOUT_MAX_S = 0xffff_ffff;
 
 const RING = RingLayout.io_uring, PARAMS = RingLayout.io_uring_params;
-const SQE_WORDS = RingLayout.io_uring_sqe.sizeof / 4;
 const CQE_WORDS = RingLayout.io_uring_cqe.sizeof / 4;
 // Indexes of 64-bit words.
 const SQ_KHEAD = RING["sq.khead"] / 8, SQ_KTAIL = RING["sq.ktail"] / 8;
@@ -79,21 +83,7 @@ const EXT_ARG_TS = RingLayout.io_uring_getevents_arg.ts / 4;
 const TV_SEC = RingLayout.__kernel_timespec.tv_sec / 4;
 const TV_NSEC = RingLayout.__kernel_timespec.tv_nsec / 4;
 
-/** Words of an SQE; those with 64 bits have their upper half in the next word. */
-export const SqeWord = {
-  /** Shared with flags and ioprio, which stay 0. */
-  opcode: RingLayout.io_uring_sqe.opcode / 4,
-  fd: RingLayout.io_uring_sqe.fd / 4,
-  addr: RingLayout.io_uring_sqe.addr / 4,
-  poll32Events: RingLayout.io_uring_sqe.poll32_events / 4,
-  userData: RingLayout.io_uring_sqe.user_data / 4,
-} as const;
-
-/** Words of a CQE. */
-export const CqeWord = {
-  userData: RingLayout.io_uring_cqe.user_data / 4,
-  res: RingLayout.io_uring_cqe.res / 4,
-} as const;
+const LINK_FLAGS = SqeFlag.ioLink | SqeFlag.ioHardlink;
 
 const PROBE_OPS = 256;
 const PROBE_OP_BYTES = RingLayout.io_uring_probe_op.sizeof;
@@ -155,6 +145,7 @@ export class Ring {
   #tail = 0;
   #head = 0;
   #open = true;
+  readonly #supported = new Set<number>();
 
   /** @throws {AioError} when the kernel refuses; its code says why (ENOSYS, EPERM, ENOMEM...) */
   constructor(liburing: Liburing, system: System) {
@@ -216,14 +207,22 @@ export class Ring {
     this.#system.calls++;
     const probed = this.#liburing.io_uring_register_probe(this.#ring, probe, PROBE_OPS);
     if (probed < 0) throw refusal("Cannot probe io_uring", "io_uring_register", probed);
-    for (const [name, op] of Object.entries(RingOp)) {
-      if ((probe[PROBE_OPS_AT + op * PROBE_OP_BYTES + PROBE_FLAGS] & OP_SUPPORTED) === 0) {
-        throw new AioError(`Cannot use io_uring for ${name}`, "io_uring_register", Errno.ENOSYS);
-      }
+    for (let op = 0; op < PROBE_OPS; op++) {
+      const flags = probe[PROBE_OPS_AT + op * PROBE_OP_BYTES + PROBE_FLAGS];
+      if ((flags & OP_SUPPORTED) !== 0) this.#supported.add(op);
+    }
+    for (const [name, op] of Object.entries(NEEDED_OPS)) {
+      if (this.supports(op)) continue;
+      throw new AioError(`Cannot use io_uring for ${name}`, "io_uring_register", Errno.ENOSYS);
     }
     // A filter may refuse this call alone, which is better known now than in the first wait.
     const entered = this.enter(0);
     if (entered < 0) throw refusal("Cannot enter io_uring", "io_uring_enter", entered);
+  }
+
+  /** Whether this kernel knows the opcode. */
+  supports(op: number): boolean {
+    return this.#supported.has(op);
   }
 
   /** SQEs handed out that no enter has taken yet. */
@@ -231,9 +230,9 @@ export class Ring {
     return (this.#tail - this.#sqHead[0]) | 0;
   }
 
-  /** True when no SQE can be handed out before the next enter. */
-  get full(): boolean {
-    return this.unsubmitted > this.#sqMask;
+  /** SQEs that can be handed out before the next enter. */
+  get room(): number {
+    return this.#sqMask + 1 - this.unsubmitted;
   }
 
   /** True when a completion can be read, or could be after an enter. */
@@ -252,16 +251,34 @@ export class Ring {
   }
 
   /**
-   * A zeroed SQE, as an index into `sqes`; see `SqeWord`. The ring must not be `full`. It belongs
-   * to the kernel from the next enter on, so it is to be filled in before anything else is called.
+   * The next SQE, zeroed, as an index into `sqes`; see `SqeWord`. There must be `room`. It is to be
+   * filled in and given out by `push` before anything else is called.
    */
   nextSqe(): number {
     const at = (this.#tail & this.#sqMask) * SQE_WORDS;
     this.sqes.fill(0, at, at + SQE_WORDS);
+    return at;
+  }
+
+  /** Gives the SQE out: it belongs to the kernel from the next enter on. */
+  push(): void {
     this.#tail = (this.#tail + 1) | 0;
     // The kernel reads the tail inside enter, on this very thread: a plain store is enough.
     this.#sqTail[0] = this.#tail;
-    return at;
+  }
+
+  /** The newest SQE is linked to the one that is pushed next. */
+  get chained(): boolean {
+    return this.unsubmitted !== 0 && (this.sqes[this.#newest()] & LINK_FLAGS) !== 0;
+  }
+
+  /** Ends the chain: what is pushed next does not belong to it. */
+  endChain(): void {
+    if (this.unsubmitted !== 0) this.sqes[this.#newest()] &= ~LINK_FLAGS;
+  }
+
+  #newest(): number {
+    return ((this.#tail - 1) & this.#sqMask) * SQE_WORDS + SqeWord.opcode;
   }
 
   /**

@@ -1,15 +1,14 @@
 /**
- * AioContext: an event loop for file descriptors, and the control flow of its one iteration.
+ * AioContext: an event loop for file descriptors, as its users see it.
  *
- * Everything with a policy of its own stands in a file of its own: poll mode, the adaptive rule,
- * the backends, timers, bottom halves, the notifier. Here they are put in order. One iteration:
- * compute the timeout; poll in userspace; announce the sleep; wait; dispatch bottom halves, then
- * ready handlers; release what was deleted; fire timers. User code runs in the dispatch phase and
- * in the poll callbacks, never inside a wait, and may call anything here, `poll` included.
+ * Here the parts of a context are made and put together, arguments are checked, and what is asked
+ * for is passed on to the part that does it; the control flow of an iteration is in iteration.ts.
+ * Callbacks may call anything here, `poll` included.
  *
  * Invariant: what callbacks throw is kept until the iteration is over, and each iteration sees its
  * errors alone.
  */
+import { AioError, Errno } from "../ffi/errno.ts";
 import { loadShim } from "../ffi/library.ts";
 import { Spin } from "../ffi/spin.ts";
 import { System } from "../ffi/system.ts";
@@ -18,7 +17,6 @@ import {
   type BottomHalf,
   type BottomHalfOptions,
   BottomHalfQueue,
-  IDLE_BOTTOM_HALF_NS,
   QueuedBottomHalf,
 } from "./bottom_half.ts";
 import { CallbackErrors } from "./callback_errors.ts";
@@ -35,14 +33,14 @@ import {
 import { Dispatcher } from "./dispatcher.ts";
 import { HandlerRegistry } from "./handler_registry.ts";
 import { IntrusiveList } from "./intrusive_list.ts";
+import { Iteration } from "./iteration.ts";
 import { IterationTimes } from "./iteration_times.ts";
 import { PollMode } from "./poll_mode.ts";
 import { defaultPollParams, mergePollParams, type PollParams } from "./polling_time.ts";
+import type { RequestDevice } from "./request.ts";
+import { RequestQueue } from "./request_queue.ts";
 import { ListedTimer, type Timer, TimerList } from "./timer_list.ts";
 import { contextMade, Trace } from "./trace.ts";
-
-/** Iterations in a row that succeed by polling before a backend that must be asked is asked. */
-const SKIPPED_WAITS_MAX = 16;
 
 /**
  * An event loop that belongs to the isolate that made it.
@@ -70,18 +68,10 @@ export class AioContext implements Disposable {
   readonly #errors = new CallbackErrors();
   readonly #handlers: HandlerRegistry;
   readonly #dispatcher: Dispatcher;
-  readonly #stopped = (): boolean => this.#disposed;
-  #params: PollParams;
-  /** Something changed since the timeout was computed: do not sleep on it. */
-  #changed = false;
-  readonly #times: IterationTimes;
-  /** This iteration's poll pass ran. */
-  #polled = false;
-  #skippedWaits = 0;
-  #disposed = false;
+  readonly #requests: RequestQueue;
+  readonly #iteration: Iteration;
   #tornDown = false;
   #polls = 0;
-  #waits = 0;
 
   /**
    * Makes a context; opens the libraries if this is the first one.
@@ -92,10 +82,10 @@ export class AioContext implements Disposable {
    */
   constructor(options: AioContextOptions = {}) {
     const { fdmon, pollParams, clock, shim: shimPath, liburing } = readContextOptions(options);
-    this.#params = mergePollParams(defaultPollParams(), pollParams ?? {});
+    const params = mergePollParams(defaultPollParams(), pollParams ?? {});
     const shim = loadShim({ shim: shimPath });
     const { report } = this.#errors;
-    const changed = () => void (this.#changed = true);
+    const changed = () => void (this.#iteration.changed = true);
     this.#clock = clock ?? new SystemClock(shim);
     this.#system = new System(shim);
     this.trace = new Trace(report);
@@ -107,9 +97,20 @@ export class AioContext implements Disposable {
     const notifier = new AioHandler(fd, readFdHandler(fd, drain, -1)!, true);
     const spin = new Spin<AioHandler>(shim, this.#notifier.words);
     const ready = new IntrusiveList<AioHandler>();
-    const times = this.#times = new IterationTimes(this.#clock, report);
+    const times = new IterationTimes(this.#clock, report);
     this.#pollMode = new PollMode({ times, spin, ready, trace: this.trace, notifier, report });
-    const parts = { system: this.#system, spin, ready, times, notifier, liburing };
+    const requests = new RequestQueue(() => this.#openDevice(), changed, this.trace, report);
+    this.#requests = requests;
+    const parts = {
+      system: this.#system,
+      spin,
+      ready,
+      times,
+      notifier,
+      requests,
+      trace: this.trace,
+      liburing,
+    };
     try {
       this.#handlers = new HandlerRegistry(fdmon, parts, this.#pollMode, changed, report);
     } catch (error) {
@@ -117,6 +118,18 @@ export class AioContext implements Disposable {
       throw error;
     }
     this.#dispatcher = new Dispatcher(ready, this.#handlers, this.#pollMode, this.trace, report);
+    this.#iteration = new Iteration(params, {
+      notifier: this.#notifier,
+      pollMode: this.#pollMode,
+      bottomHalves: this.#bottomHalves,
+      timers: this.#timers,
+      errors: this.#errors,
+      handlers: this.#handlers,
+      requests,
+      dispatcher: this.#dispatcher,
+      times,
+      trace: this.trace,
+    });
     refusePosting(this);
     contextMade(this);
   }
@@ -211,20 +224,20 @@ export class AioContext implements Disposable {
    */
   setPollParams(changes: Partial<PollParams>): void {
     this.#requireOpen("set poll parameters");
-    this.#params = mergePollParams(this.#params, changes);
+    this.#iteration.params = mergePollParams(this.#iteration.params, changes);
     this.#handlers.resetPolling();
   }
 
   /** The poll parameters in force. */
   get pollParams(): Readonly<PollParams> {
-    return { ...this.#params };
+    return { ...this.#iteration.params };
   }
 
   /** Counters and sizes, as they are now. */
   stats(): AioStats {
     return {
       polls: this.#polls,
-      waits: this.#waits,
+      waits: this.#iteration.waits,
       systemCalls: this.#system.calls,
       pollRuns: this.#pollMode.runs,
       pollHits: this.#pollMode.hits,
@@ -257,123 +270,18 @@ export class AioContext implements Disposable {
     this.#polls++;
     let progress = false;
     try {
-      progress = this.#iterate(blocking);
-      // What becomes due during the callbacks is left to the next iteration.
-      if (this.#timers.soonestNs <= this.#times.endNs && !this.#disposed) {
-        progress = this.#timers.run(this.#times.endNs, this.#stopped) || progress;
-      }
+      progress = this.#iteration.run(blocking);
     } catch (error) {
       this.#errors.report(error);
     }
     if (this.trace.active) this.trace.endIteration(progress);
-    if (this.#disposed && this.#handlers.walkDepth === 0) this.#tearDown();
+    if (this.#iteration.disposed && this.#handlers.walkDepth === 0) this.#tearDown();
     this.#errors.end(outerErrors);
     return progress;
   }
 
-  #iterate(blocking: boolean): boolean {
-    this.#handlers.walkDepth++;
-    this.#changed = false;
-    try {
-      this.#dispatcher.hideRunning();
-      if (this.trace.active && this.trace.beginIteration(blocking) && this.#disposed) return false;
-      this.#collect(blocking);
-      const ran = !this.#disposed && this.#bottomHalves.run(this.#stopped);
-      return this.#dispatcher.run(this.#stopped) || ran;
-    } finally {
-      this.#handlers.walkDepth--;
-      if (this.#handlers.walkDepth === 0) this.#handlers.releaseDeleted();
-      // An iteration around this one must not sleep on what it knew before.
-      else this.#changed = true;
-    }
-  }
-
-  /** Polls and waits until something is there to be dispatched, for as long as it may. */
-  #collect(blocking: boolean): void {
-    this.#times.begin(this.#timers.size !== 0 || (blocking && this.#params.maxNs !== 0));
-    if (blocking) this.#computeTimeout();
-    try {
-      if (this.#pollMode.size !== 0) this.#pollUserspace();
-      else this.#polled = false;
-      this.#wait();
-    } catch (error) {
-      this.#notifier.withdraw();
-      this.trace.endWait(this.#dispatcher.pending);
-      this.#errors.report(error);
-    }
-    if (this.#params.maxNs !== 0) this.#pollMode.adjust(this.#params);
-    this.#notifier.accept();
-  }
-
-  /** How long the loop may sleep. */
-  #computeTimeout(): void {
-    const times = this.#times;
-    if (this.#dispatcher.pending !== 0 || this.#bottomHalves.urgentCount !== 0) return;
-    times.timeoutNs = this.#bottomHalves.idleCount === 0 ? -1 : IDLE_BOTTOM_HALF_NS;
-    const { soonestNs } = this.#timers;
-    if (soonestNs === Infinity) return;
-    const leftNs = Math.max(0, soonestNs - times.startNs);
-    if (times.timeoutNs < 0 || leftNs < times.timeoutNs) times.timeoutNs = leftNs;
-  }
-
-  /** Polls the poll list; leaves 0 of the timeout when there is work. */
-  #pollUserspace(): void {
-    const mode = this.#pollMode;
-    const times = this.#times;
-    const { fdmon } = this.#handlers;
-    this.#polled = false;
-    let maxNs = this.#params.maxNs === 0 ? 0 : mode.longestNs(this.#params);
-    if (times.timeoutNs >= 0 && times.timeoutNs < maxNs) maxNs = times.timeoutNs;
-    if (maxNs !== 0) fdmon.beforePolling();
-    if (maxNs !== 0 && !fdmon.needWait()) mode.enter();
-    // Their fds may be silent in poll mode, so the listed handlers get one pass all the same.
-    else if (mode.started) maxNs = 0;
-    else return;
-    const timed = times.startNs !== 0;
-    if (!timed) times.start();
-    mode.run(maxNs, this.#params, fdmon);
-    this.#polled = true;
-    if (mode.interrupted) times.timeoutNs = 0;
-    else times.shortenTimeout();
-    if (!timed) times.startNs = times.endNs = 0;
-    this.trace.endPolling(mode.progress, times.timeoutNs);
-  }
-
-  /** Sleeps and collects events; does neither when polling has made it unnecessary. */
-  #wait(): void {
-    const { fdmon } = this.#handlers;
-    const times = this.#times;
-    // What a callback has thrown is not to be slept over.
-    const mayBlock = times.timeoutNs !== 0 && !this.#changed && !this.#errors.pending;
-    if (mayBlock) this.#notifier.announce();
-    // Leaving poll mode runs callbacks, so what they changed is looked at afterwards.
-    const leave = mayBlock && !this.#notifier.notified && this.#pollMode.started;
-    const found = leave && this.#pollMode.leave();
-    let block = mayBlock && !found && this.#maySleep();
-    const skip = !block && !fdmon.needWait() &&
-      (this.#polled
-        ? fdmon.supportsPolling || ++this.#skippedWaits <= SKIPPED_WAITS_MAX
-        : !fdmon.mayMissEvents);
-    if (!skip) {
-      this.#skippedWaits = 0;
-      this.#waits++;
-      if (this.trace.active && this.trace.beginWait(block ? times.timeoutNs : 0)) {
-        block &&= this.#maySleep();
-      }
-      fdmon.wait(block, this.#polled);
-    }
-    if ((found || !skip) && times.startNs !== 0) times.end();
-    if (mayBlock) this.#notifier.withdraw();
-    if (this.trace.active) this.trace.endWait(this.#dispatcher.pending);
-  }
-
-  /** Nothing has happened that the timeout does not know of. */
-  #maySleep(): boolean {
-    return !this.#changed && !this.#notifier.notified && !this.#errors.pending;
-  }
-
   #requireOpen(verb: string): void {
-    if (this.#disposed) throw new TypeError(`Cannot ${verb} as the context is disposed`);
+    if (this.#iteration.disposed) throw new TypeError(`Cannot ${verb} as the context is disposed`);
   }
 
   /**
@@ -382,9 +290,9 @@ export class AioContext implements Disposable {
    * until then. Disposing twice is harmless.
    */
   [Symbol.dispose](): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
-    this.#changed = true;
+    if (this.#iteration.disposed) return;
+    this.#iteration.disposed = true;
+    this.#iteration.changed = true;
     this.#timers.clear();
     this.#bottomHalves.clear();
     this.#handlers.deleteAll();
@@ -392,9 +300,17 @@ export class AioContext implements Disposable {
     this.#errors.throwOutside();
   }
 
+  #openDevice(): RequestDevice {
+    const { requests } = this.#handlers.fdmon;
+    if (requests !== null) return requests;
+    throw new AioError("Cannot make a request", "io_uring_enter", Errno.EOPNOTSUPP);
+  }
+
   #tearDown(): void {
     if (this.#tornDown) return;
     this.#tornDown = true;
-    for (const part of [this.#handlers, this.#notifier]) this.#errors.attempt(() => part.dispose());
+    for (const part of [this.#requests, this.#handlers, this.#notifier]) {
+      this.#errors.attempt(() => part.dispose());
+    }
   }
 }

@@ -5,14 +5,35 @@
  * does not know the context. It owns the `watched`, `slot` and `arm...` fields of a handler. All
  * three backends are level-triggered: an fd that stays ready is reported by every wait.
  */
+import type { Spin } from "../ffi/spin.ts";
+import type { System } from "../ffi/system.ts";
 import type { AioHandler } from "./aio_handler.ts";
 import type { IntrusiveList } from "./intrusive_list.ts";
+import type { IterationTimes } from "./iteration_times.ts";
+import type { RequestDevice } from "./request.ts";
+import type { RequestQueue } from "./request_queue.ts";
+import type { Trace } from "./trace.ts";
 
 /** Names of the backends. */
 export type FdmonName = "io_uring" | "epoll" | "poll";
 
 /** Handlers with events to dispatch. */
 export type ReadyList = IntrusiveList<AioHandler>;
+
+/** What the backends are made of. */
+export interface FdmonParts {
+  readonly system: System;
+  readonly spin: Spin<AioHandler>;
+  readonly ready: ReadyList;
+  readonly times: IterationTimes;
+  /** The context's own, which has to be watched for a backend to be of use. */
+  readonly notifier: AioHandler;
+  /** Hears of completions. */
+  readonly requests: RequestQueue;
+  readonly trace: Trace;
+  /** Path of liburing, where the user gave one. */
+  readonly liburing?: string;
+}
 
 /** A monitoring backend. */
 export interface Fdmon {
@@ -23,6 +44,9 @@ export interface Fdmon {
    * as long as polling succeeds, and only then do idle handlers leave the poll list.
    */
   readonly supportsPolling: boolean;
+
+  /** Carries requests out; null where the backend cannot. */
+  readonly requests: RequestDevice | null;
 
   /**
    * Stops watching `old`, begins to watch `replacement`; either can be null, and both have the

@@ -8,18 +8,24 @@
  * after it. Re-arms of handlers nobody polls (`#pending`) go out before polling begins. Re-arms,
  * cancellations and the wait share one enter.
  *
- * A slot number, never a pointer, is the user_data. A slot is reused only when no request of it
- * is in flight; slot 0 is nobody. Invariant: a handler is in `#pending` or `#held` exactly when
- * its armState says so, and `#slots[handler.slot]` is the handler while it has a slot.
+ * Requests share the ring and the enter. A slot number, never a pointer, is the lower half of the
+ * user_data, and the upper half says whose slots are meant: handlers' or requests'. A slot is reused
+ * only when no request of it is in flight; slot 0 is nobody. Invariant: a handler is in `#pending` or
+ * `#held` exactly when its armState says so, and `#slots[handler.slot]` is the handler while it has
+ * a slot.
  */
 import { AioError, Errno } from "../ffi/errno.ts";
 import type { Liburing } from "../ffi/liburing_symbols.ts";
-import { CqeWord, Ring, RingOp, SqeWord, SqFlag } from "../ffi/ring.ts";
+import { Ring, SqFlag } from "../ffi/ring.ts";
 import type { Spin } from "../ffi/spin.ts";
+import { CqeWord, loadNumber, SqeOp, SqeWord } from "../ffi/sqe.ts";
 import type { System } from "../ffi/system.ts";
 import type { AioHandler } from "./aio_handler.ts";
-import { type Fdmon, markFailed, markReady, type ReadyList } from "./fdmon.ts";
+import { type Fdmon, type FdmonParts, markFailed, markReady, type ReadyList } from "./fdmon.ts";
 import type { IterationTimes } from "./iteration_times.ts";
+import type { AioRequest, RequestDevice } from "./request.ts";
+import type { RequestQueue } from "./request_queue.ts";
+import type { Trace } from "./trace.ts";
 
 /** armState of a handler. */
 const Arm = { idle: 0, pending: 1, held: 2, inFlight: 3, cancelling: 4 } as const;
@@ -27,14 +33,27 @@ const Arm = { idle: 0, pending: 1, held: 2, inFlight: 3, cancelling: 4 } as cons
 /** How often an enter is tried again that the kernel cannot serve for lack of resources. */
 const BUSY_RETRIES_MAX = 1000;
 
+/** Upper half of the user_data of requests; that of handlers is 0. */
+const REQUEST = 1;
+/** SQEs of a chain, which one enter has to submit together. */
+const CHAIN_MAX = 64;
+/** How long disposing waits for cancelled requests; only a disk that hangs takes as long. */
+const QUIESCE_NS = 2e9;
+
 /** The io_uring backend. */
-export class FdmonIoUring implements Fdmon {
+export class FdmonIoUring implements Fdmon, RequestDevice {
   readonly name = "io_uring";
   readonly supportsPolling = true;
+  readonly requests: RequestDevice = this;
+  readonly #system: System;
   readonly #ring: Ring;
   readonly #spin: Spin<AioHandler>;
   readonly #ready: ReadyList;
   readonly #times: IterationTimes;
+  readonly #queue: RequestQueue;
+  readonly #trace: Trace;
+  /** SQEs of the chain that is being made. */
+  #chainLength = 0;
   readonly #slots: (AioHandler | null)[] = [null];
   readonly #freeSlots: number[] = [];
   /** To be armed by the next enter. */
@@ -43,19 +62,16 @@ export class FdmonIoUring implements Fdmon {
   readonly #held: AioHandler[] = [];
 
   /** @throws {AioError} when the ring cannot be set up */
-  constructor(
-    liburing: Liburing,
-    system: System,
-    spin: Spin<AioHandler>,
-    ready: ReadyList,
-    times: IterationTimes,
-  ) {
-    this.#ring = new Ring(liburing, system);
-    this.#spin = spin;
-    this.#ready = ready;
-    this.#times = times;
+  constructor(liburing: Liburing, parts: FdmonParts) {
+    this.#queue = parts.requests;
+    this.#trace = parts.trace;
+    this.#system = parts.system;
+    this.#ring = new Ring(liburing, parts.system);
+    this.#spin = parts.spin;
+    this.#ready = parts.ready;
+    this.#times = parts.times;
     const { cqHead, cqTail, sqFlags } = this.#ring.addresses;
-    spin.watchRing(cqHead, cqTail, sqFlags, SqFlag.taskrun | SqFlag.cqOverflow);
+    this.#spin.watchRing(cqHead, cqTail, sqFlags, SqFlag.taskrun | SqFlag.cqOverflow);
   }
 
   update(old: AioHandler | null, replacement: AioHandler | null): void {
@@ -94,10 +110,65 @@ export class FdmonIoUring implements Fdmon {
     this.#reap();
     // A full CQ ring made the kernel keep completions back: it posts them as room appears. And one
     // enter brings in only so many, which may all be ends of requests that nobody waits for.
-    while (ring.overflowed || (ring.needsEnter && this.#ready.size === 0)) {
+    while (ring.overflowed || (ring.needsEnter && this.#collected() === 0)) {
       this.#enter(0);
       this.#reap();
     }
+  }
+
+  start(request: AioRequest): void {
+    const ring = this.#ring;
+    const continues = ring.chained && request.continuesChain;
+    if (!continues) {
+      ring.endChain();
+      this.#chainLength = 0;
+    } else if (this.#chainLength === CHAIN_MAX) {
+      throw new RangeError(`Cannot link more than ${CHAIN_MAX} requests`);
+    }
+    // A chain must not be cut by a full ring, so there has to be room for all of it.
+    if (ring.room < (continues ? 1 : CHAIN_MAX)) this.#enter(0);
+    const at = ring.nextSqe();
+    const words = ring.sqes;
+    request.prepare(words, at);
+    words[at + SqeWord.userData] = request.slot;
+    words[at + SqeWord.userData + 1] = REQUEST;
+    const opcode = words[at + SqeWord.opcode] & 0xff;
+    if (!ring.supports(opcode)) {
+      throw new AioError("Cannot make a request", "io_uring_enter", Errno.EOPNOTSUPP);
+    }
+    ring.push();
+    this.#chainLength++;
+    if (this.#trace.wants("fdmon_io_uring_add_sqe")) {
+      const off = loadNumber(words, at + SqeWord.off);
+      this.#trace.emit("fdmon_io_uring_add_sqe", { opcode, fd: words[at + SqeWord.fd], off });
+    }
+  }
+
+  cancel(request: AioRequest): void {
+    const at = this.#nextSqe();
+    const words = this.#ring.sqes;
+    words[at + SqeWord.opcode] = SqeOp.asyncCancel;
+    words[at + SqeWord.fd] = -1;
+    words[at + SqeWord.addr] = request.slot;
+    words[at + SqeWord.addr + 1] = REQUEST;
+    this.#ring.push();
+  }
+
+  quiesce(requests: readonly AioRequest[]): void {
+    for (const request of requests) this.cancel(request);
+    const untilNs = this.#system.now() + QUIESCE_NS;
+    while (this.#queue.running > 0) {
+      const leftNs = untilNs - this.#system.now();
+      if (leftNs <= 0) return;
+      this.#ring.timeoutNs[0] = leftNs;
+      this.#enter(1);
+      this.#reap();
+    }
+  }
+
+  /** Ready handlers and completed requests. */
+  #collected(): number {
+    return this.#ready.size + this.#queue.completedCount;
   }
 
   dispose(): void {
@@ -134,25 +205,26 @@ export class FdmonIoUring implements Fdmon {
   }
 
   #cancel(handler: AioHandler): void {
-    const at = this.#ring.nextSqe();
+    const at = this.#nextSqe();
     const words = this.#ring.sqes;
-    words[at + SqeWord.opcode] = RingOp.pollRemove;
+    words[at + SqeWord.opcode] = SqeOp.pollRemove;
     words[at + SqeWord.fd] = -1;
     words[at + SqeWord.addr] = handler.slot;
+    this.#ring.push();
     handler.armState = Arm.cancelling;
   }
 
   #arm(handlers: AioHandler[]): void {
     while (handlers.length !== 0) {
       // This may throw, so nobody is taken off the list before.
-      this.#makeRoom();
+      const at = this.#nextSqe();
       const handler = handlers.pop()!;
-      const at = this.#ring.nextSqe();
       const words = this.#ring.sqes;
-      words[at + SqeWord.opcode] = RingOp.pollAdd;
+      words[at + SqeWord.opcode] = SqeOp.pollAdd;
       words[at + SqeWord.fd] = handler.fd;
-      words[at + SqeWord.poll32Events] = handler.events;
+      words[at + SqeWord.opFlags] = handler.events;
       words[at + SqeWord.userData] = handler.slot;
+      this.#ring.push();
       handler.armState = Arm.inFlight;
       handler.armIndex = -1;
     }
@@ -160,7 +232,14 @@ export class FdmonIoUring implements Fdmon {
 
   /** Sees to it that an SQE can be had; a full ring is submitted midway. */
   #makeRoom(): void {
-    if (this.#ring.full) this.#enter(0);
+    if (this.#ring.room === 0) this.#enter(0);
+  }
+
+  /** An SQE of the backend itself, which belongs to nobody's chain. */
+  #nextSqe(): number {
+    this.#makeRoom();
+    this.#ring.endChain();
+    return this.#ring.nextSqe();
   }
 
   /**
@@ -195,8 +274,13 @@ export class FdmonIoUring implements Fdmon {
     const cqes = ring.cqes;
     for (let number = 0; number < count; number++) {
       const at = ring.cqeIndex(number);
-      const handler = this.#slots[cqes[at + CqeWord.userData]];
-      if (handler !== null) this.#complete(handler, cqes[at + CqeWord.res]);
+      const slot = cqes[at + CqeWord.userData], result = cqes[at + CqeWord.res];
+      if (cqes[at + CqeWord.userData + 1] === REQUEST) {
+        this.#queue.completed(slot, result, cqes[at + CqeWord.flags]);
+      } else {
+        const handler = this.#slots[slot];
+        if (handler !== null) this.#complete(handler, result);
+      }
     }
     ring.consume(count);
     return count;

@@ -8,26 +8,10 @@
  */
 import { AioError } from "../ffi/errno.ts";
 import { loadLiburing } from "../ffi/library.ts";
-import type { Spin } from "../ffi/spin.ts";
-import type { System } from "../ffi/system.ts";
-import type { AioHandler } from "./aio_handler.ts";
-import type { Fdmon, FdmonName, ReadyList } from "./fdmon.ts";
+import type { Fdmon, FdmonName, FdmonParts } from "./fdmon.ts";
 import { FdmonEpoll } from "./fdmon_epoll.ts";
 import { FdmonIoUring } from "./fdmon_io_uring.ts";
 import { FdmonPoll } from "./fdmon_poll.ts";
-import type { IterationTimes } from "./iteration_times.ts";
-
-/** What the backends are made of. */
-export interface FdmonParts {
-  readonly system: System;
-  readonly spin: Spin<AioHandler>;
-  readonly ready: ReadyList;
-  readonly times: IterationTimes;
-  /** The context's own, which has to be watched for a backend to be of use. */
-  readonly notifier: AioHandler;
-  /** Path of liburing, where the user gave one. */
-  readonly liburing?: string;
-}
 
 /** A backend and why it was chosen. */
 export interface FdmonChoice {
@@ -94,5 +78,5 @@ function openFdmon(name: FdmonName, parts: FdmonParts): Fdmon {
   if (name === "poll") return new FdmonPoll(parts.system, parts.ready, parts.times);
   if (name === "epoll") return new FdmonEpoll(parts.system, parts.ready, parts.times);
   const liburing = loadLiburing({ liburing: parts.liburing });
-  return new FdmonIoUring(liburing, parts.system, parts.spin, parts.ready, parts.times);
+  return new FdmonIoUring(liburing, parts);
 }

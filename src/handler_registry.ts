@@ -9,8 +9,8 @@
  */
 import { AioError, Errno } from "../ffi/errno.ts";
 import type { AioHandler } from "./aio_handler.ts";
-import type { Fdmon, FdmonName } from "./fdmon.ts";
-import { fallBackToPoll, type FdmonChoice, type FdmonParts, selectFdmon } from "./fdmon_select.ts";
+import type { Fdmon, FdmonName, FdmonParts } from "./fdmon.ts";
+import { fallBackToPoll, type FdmonChoice, selectFdmon } from "./fdmon_select.ts";
 import { IntrusiveList } from "./intrusive_list.ts";
 import type { PollMode } from "./poll_mode.ts";
 

@@ -65,6 +65,10 @@ export interface TraceEvents {
   poll_add: { handler: number; fd: number; revents: number };
   /** A handler was idle for too long and left the poll list. */
   poll_remove: { handler: number; fd: number };
+  /** A request was handed to the backend. `off` in bytes, where the opcode has one. */
+  fdmon_io_uring_add_sqe: { opcode: number; fd: number; off: number };
+  /** The completion of a request is dispatched; `res` is a count or -errno. */
+  fdmon_io_uring_cqe_handler: { res: number };
 }
 
 /** Name of a trace event. */
@@ -97,6 +101,8 @@ export class Trace {
     poll_grow: null,
     poll_add: null,
     poll_remove: null,
+    fdmon_io_uring_add_sqe: null,
+    fdmon_io_uring_cqe_handler: null,
   };
   readonly #report: (error: unknown) => void;
   /** @internal Somebody listens to something. */

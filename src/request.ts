@@ -1,0 +1,62 @@
+/**
+ * A request to the kernel and what carries it out. Types and the base class only.
+ *
+ * A request describes itself in an SQE, whatever the backend: the ring takes it as it is, the others
+ * read it. It is in flight from `RequestDevice.start` until its last completion, and its `slot`,
+ * never a pointer, is all the kernel knows of it. Memory the kernel may touch meanwhile is kept
+ * alive by the request's own fields, and must be of the kind that cannot be detached.
+ */
+
+/** One request, which can be added again once it is complete. */
+export abstract class AioRequest {
+  /** Its number while it is in flight; 0 otherwise. */
+  slot = 0;
+  /** It waits for a slot. */
+  waiting = false;
+  /** The next one that waits for a slot. */
+  next: AioRequest | null = null;
+
+  /** Whether its SQE may follow one that is linked to it. */
+  get continuesChain(): boolean {
+    return false;
+  }
+
+  /**
+   * Fills in the zeroed SQE at this index, all but the user data. May be called more than once.
+   */
+  abstract prepare(sqes: Int32Array, at: number): void;
+
+  /**
+   * A completion has come. It may add the request again.
+   *
+   * @param result what the CQE says: a count or -errno
+   * @param flags those of the CQE; with `CqeFlag.more` further completions follow
+   */
+  abstract complete(result: number, flags: number): void;
+
+  /** The context is disposed before it was complete: nobody is going to call `complete`. */
+  abstract abandon(): void;
+}
+
+/** Carries requests out and reports to the queue: the ring, or what stands in for it. */
+export interface RequestDevice {
+  /**
+   * Takes a request that has a slot.
+   *
+   * @throws {AioError} when it cannot be had; nothing has changed then. Also what `prepare` throws
+   */
+  start(request: AioRequest): void;
+
+  /** Asks for a request in flight to end soon; it completes all the same. */
+  cancel(request: AioRequest): void;
+
+  /**
+   * Cancels what is in flight and waits for it to end, for as long as that takes a kernel.
+   *
+   * @param requests those in flight
+   */
+  quiesce(requests: readonly AioRequest[]): void;
+
+  /** Gives everything back to the system. */
+  dispose(): void;
+}
