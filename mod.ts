@@ -26,8 +26,14 @@ export { type Clock, ManualClock } from "./src/clock.ts";
 export { type RemoteContext, wakeContext } from "./src/context_notifier.ts";
 export { EventNotifier } from "./src/event_notifier.ts";
 export type { FdmonName } from "./src/fdmon.ts";
+export { AioFile, type FallocateMode, type OpenFileOptions } from "./src/io/aio_file.ts";
+export { AioBuffers, type AllocateOptions, type RequestView } from "./src/io/buffers.ts";
+export type { RequestOptions } from "./src/io/io_request.ts";
+export type { FileStatus } from "./src/io/statx.ts";
 export { PollWord } from "./src/poll_word.ts";
 export type { PollParams } from "./src/polling_time.ts";
+export type { RunOptions } from "./src/runner.ts";
+export { type AddedRequest, type CompleteSqe, type PrepareSqe, Sqe } from "./src/sqe_request.ts";
 export type { Timer } from "./src/timer_list.ts";
 export type {
   CallbackEvent,

@@ -29,7 +29,7 @@
 import { AioError, Errno } from "./errno.ts";
 import { RingLayout } from "./layout.ts";
 import type { Liburing } from "./liburing_symbols.ts";
-import { allocateNative, mapWords } from "./memory.ts";
+import { allocateNative, mapWords, storeU64 } from "./memory.ts";
 import { SQE_WORDS, SqeFlag, SqeOp, SqeWord } from "./sqe.ts";
 import type { System } from "./system.ts";
 
@@ -79,6 +79,8 @@ const CQ_KHEAD = RING["cq.khead"] / 8, CQ_KTAIL = RING["cq.ktail"] / 8;
 const SQ_ENTRIES_WORD = RING["sq.ring_entries"] / 4, CQ_ENTRIES_WORD = RING["cq.ring_entries"] / 4;
 const RING_FD_WORD = RING.ring_fd / 4;
 const EXT_ARG_BYTES = BigInt(RingLayout.io_uring_getevents_arg.sizeof);
+/** Bytes of the signal set that is not given. */
+const SIGSET_BYTES = 8n;
 const EXT_ARG_TS = RingLayout.io_uring_getevents_arg.ts / 4;
 const TV_SEC = RingLayout.__kernel_timespec.tv_sec / 4;
 const TV_NSEC = RingLayout.__kernel_timespec.tv_nsec / 4;
@@ -132,9 +134,6 @@ export class Ring {
   readonly #enterFlags: number;
   readonly #extArg = allocateNative(Number(EXT_ARG_BYTES));
   readonly #timespec = allocateNative(RingLayout.__kernel_timespec.sizeof);
-  /** Halves of its address. */
-  readonly #timespecLow = Number(this.#timespec.address & 0xffff_ffffn);
-  readonly #timespecHigh = Number(this.#timespec.address >> 32n);
   readonly #sqMask: number;
   readonly #cqMask: number;
   #sqHead: Int32Array<ArrayBuffer>;
@@ -145,7 +144,10 @@ export class Ring {
   #tail = 0;
   #head = 0;
   #open = true;
-  readonly #supported = new Set<number>();
+  /** By opcode: 1 where this kernel knows it. */
+  readonly #supported = new Uint8Array(PROBE_OPS);
+  /** Completions are posted by this thread alone, inside enter. */
+  readonly #postsInside: boolean;
 
   /** @throws {AioError} when the kernel refuses; its code says why (ENOSYS, EPERM, ENOMEM...) */
   constructor(liburing: Liburing, system: System) {
@@ -153,11 +155,14 @@ export class Ring {
     this.#system = system;
     const params = this.#setup();
     this.setupFlags = params[PARAMS.flags / 4];
+    this.#postsInside = (this.setupFlags & SetupFlag.deferTaskrun) !== 0;
     const features = params[PARAMS.features / 4];
     const ring = this.#ring;
     const words = new Uint32Array(ring.buffer);
     this.#fd = words[RING_FD_WORD];
-    this.#enterFlags = EnterFlag.extArg | (features & Feature.noIowait ? EnterFlag.noIowait : 0);
+    this.#enterFlags = EnterFlag.getEvents |
+      (features & Feature.noIowait ? EnterFlag.noIowait : 0);
+    storeU64(this.#extArg.u32, EXT_ARG_TS, this.#timespec.address);
     const sqEntries = words[SQ_ENTRIES_WORD], cqEntries = words[CQ_ENTRIES_WORD];
     this.#sqMask = sqEntries - 1;
     this.#cqMask = cqEntries - 1;
@@ -209,7 +214,7 @@ export class Ring {
     if (probed < 0) throw refusal("Cannot probe io_uring", "io_uring_register", probed);
     for (let op = 0; op < PROBE_OPS; op++) {
       const flags = probe[PROBE_OPS_AT + op * PROBE_OP_BYTES + PROBE_FLAGS];
-      if ((flags & OP_SUPPORTED) !== 0) this.#supported.add(op);
+      if ((flags & OP_SUPPORTED) !== 0) this.#supported[op] = 1;
     }
     for (const [name, op] of Object.entries(NEEDED_OPS)) {
       if (this.supports(op)) continue;
@@ -222,7 +227,7 @@ export class Ring {
 
   /** Whether this kernel knows the opcode. */
   supports(op: number): boolean {
-    return this.#supported.has(op);
+    return this.#supported[op] === 1;
   }
 
   /** SQEs handed out that no enter has taken yet. */
@@ -256,7 +261,9 @@ export class Ring {
    */
   nextSqe(): number {
     const at = (this.#tail & this.#sqMask) * SQE_WORDS;
-    this.sqes.fill(0, at, at + SQE_WORDS);
+    const words = this.sqes;
+    // Half of what `fill` takes.
+    for (let word = at; word < at + SQE_WORDS; word++) words[word] = 0;
     return at;
   }
 
@@ -295,24 +302,23 @@ export class Ring {
       this.#timespec.u32[TV_SEC] = seconds;
       this.#timespec.u32[TV_NSEC] = Math.min(timeoutNs - seconds * NS_PER_S, NS_PER_S - 1);
     }
-    const argument = this.#extArg.u32;
-    argument[EXT_ARG_TS] = timed ? this.#timespecLow : 0;
-    argument[EXT_ARG_TS + 1] = timed ? this.#timespecHigh : 0;
     this.#system.calls++;
     return this.#liburing.io_uring_enter2(
       this.#fd,
       this.unsubmitted,
       minComplete,
-      this.#enterFlags | EnterFlag.getEvents,
-      this.#extArg.pointer,
-      EXT_ARG_BYTES,
+      timed ? this.#enterFlags | EnterFlag.extArg : this.#enterFlags,
+      timed ? this.#extArg.pointer : null,
+      timed ? EXT_ARG_BYTES : SIGSET_BYTES,
     );
   }
 
   /** Number of completions that can be read now. */
   completions(): number {
-    // Acquire: the CQEs were written before the kernel moved the tail.
-    return (Atomics.load(this.#cqTail, 0) - this.#head) | 0;
+    // Acquire: the CQEs were written before the kernel moved the tail. Where that was on this very
+    // thread a plain load will do, which takes a tenth of the time.
+    const tail = this.#postsInside ? this.#cqTail[0] : Atomics.load(this.#cqTail, 0);
+    return (tail - this.#head) | 0;
   }
 
   /** Index into `cqes` of the completion this far from the oldest; see `CqeWord`. */
@@ -323,8 +329,9 @@ export class Ring {
   /** Gives the oldest `count` completions back to the kernel. */
   consume(count: number): void {
     this.#head = (this.#head + count) | 0;
-    // Release: the kernel may overwrite the CQEs only after they were read.
-    Atomics.store(this.#cqHead, 0, this.#head);
+    // Release: the kernel may overwrite the CQEs only after they were read; see `completions`.
+    if (this.#postsInside) this.#cqHead[0] = this.#head;
+    else Atomics.store(this.#cqHead, 0, this.#head);
   }
 
   /** Tears the ring down; its memory is unmapped, requests in flight are cancelled. */

@@ -33,6 +33,9 @@ export const shimSymbols = {
   aio_ppoll: { parameters: ["pointer", "u32", "pointer"], result: "i32" },
   // int32_t aio_pread(int32_t fd, void *buffer, uint32_t length, double offset)
   aio_pread: { parameters: ["i32", "pointer", "u32", "f64"], result: "i32" },
+  // int32_t aio_pread_cached(int32_t fd, void *buffer, uint32_t length, double offset): the buffer
+  // is used during the call alone, so it can be anybody's
+  aio_pread_cached: { parameters: ["i32", "buffer", "u32", "f64"], result: "i32" },
   // int32_t aio_guest_run(struct aio_guest *guest): runs until told to stop, so on its own thread
   aio_guest_run: { parameters: ["pointer"], result: "i32", nonblocking: true },
 } as const satisfies Deno.ForeignLibraryInterface;

@@ -71,6 +71,8 @@ AIO_EXPORT int32_t aio_ppoll(void *fds, uint32_t count,
 			     const double *timeout_ns);
 AIO_EXPORT int32_t aio_pread(int32_t fd, void *buffer, uint32_t length,
 			     double offset);
+AIO_EXPORT int32_t aio_pread_cached(int32_t fd, void *buffer, uint32_t length,
+				    double offset);
 
 /* A queue, one cache line for each writer; the indexes wrap at 2^32. */
 struct aio_queue {

@@ -10,6 +10,7 @@
  */
 import { AioError, Errno } from "../ffi/errno.ts";
 import { loadShim } from "../ffi/library.ts";
+import type { Shim } from "../ffi/shim_symbols.ts";
 import { Spin } from "../ffi/spin.ts";
 import { System } from "../ffi/system.ts";
 import { AioHandler, type FdHandler, readFdHandler, requireFreeWord } from "./aio_handler.ts";
@@ -33,12 +34,25 @@ import {
 import { Dispatcher } from "./dispatcher.ts";
 import { HandlerRegistry } from "./handler_registry.ts";
 import { IntrusiveList } from "./intrusive_list.ts";
+import { findHostLoop } from "./host_loop.ts";
+import { AioFile, type OpenFileOptions } from "./io/aio_file.ts";
+import { AioBuffers } from "./io/buffers.ts";
+import { CachedReads } from "./io/cached_reads.ts";
+import { IoRequests, type RequestOptions } from "./io/io_request.ts";
 import { Iteration } from "./iteration.ts";
 import { IterationTimes } from "./iteration_times.ts";
 import { PollMode } from "./poll_mode.ts";
 import { defaultPollParams, mergePollParams, type PollParams } from "./polling_time.ts";
 import type { RequestDevice } from "./request.ts";
 import { RequestQueue } from "./request_queue.ts";
+import { Runner, type RunOptions } from "./runner.ts";
+import {
+  type AddedRequest,
+  type CompleteSqe,
+  type PrepareSqe,
+  Sqe,
+  SqeRequest,
+} from "./sqe_request.ts";
 import { ListedTimer, type Timer, TimerList } from "./timer_list.ts";
 import { contextMade, Trace } from "./trace.ts";
 
@@ -59,6 +73,7 @@ import { contextMade, Trace } from "./trace.ts";
 export class AioContext implements Disposable {
   /** The named trace events. */
   readonly trace: Trace;
+  readonly #shim: Shim;
   readonly #system: System;
   readonly #clock: Clock;
   readonly #notifier: ContextNotifier;
@@ -70,6 +85,10 @@ export class AioContext implements Disposable {
   readonly #dispatcher: Dispatcher;
   readonly #requests: RequestQueue;
   readonly #iteration: Iteration;
+  readonly #runner: Runner;
+  #buffers: AioBuffers | null = null;
+  #io: IoRequests | null = null;
+  #sqe: Sqe | null = null;
   #tornDown = false;
   #polls = 0;
 
@@ -83,9 +102,9 @@ export class AioContext implements Disposable {
   constructor(options: AioContextOptions = {}) {
     const { fdmon, pollParams, clock, shim: shimPath, liburing } = readContextOptions(options);
     const params = mergePollParams(defaultPollParams(), pollParams ?? {});
-    const shim = loadShim({ shim: shimPath });
+    const shim = this.#shim = loadShim({ shim: shimPath });
     const { report } = this.#errors;
-    const changed = () => void (this.#iteration.changed = true);
+    const changed = () => this.#noteChange();
     this.#clock = clock ?? new SystemClock(shim);
     this.#system = new System(shim);
     this.trace = new Trace(report);
@@ -129,6 +148,13 @@ export class AioContext implements Disposable {
       dispatcher: this.#dispatcher,
       times,
       trace: this.trace,
+    });
+    this.#runner = new Runner({
+      host: findHostLoop(),
+      iteration: this.#iteration,
+      poll: () => void this.poll(true),
+      isBusy: () => this.#isBusy(),
+      now: () => this.#system.now(),
     });
     refusePosting(this);
     contextMade(this);
@@ -191,12 +217,75 @@ export class AioContext implements Disposable {
   notify(): void {
     this.#requireOpen("notify");
     this.#notifier.notify();
+    this.#noteChange();
   }
 
   /** A handle for other threads; post it to a Worker and call `wakeContext` there. */
   remote(): RemoteContext {
     this.#requireOpen("make a remote handle");
+    this.#iteration.shared = true;
     return { words: this.#notifier.words, fd: this.#notifier.fd };
+  }
+
+  /**
+   * Adds a request to the kernel. It goes out with the next iteration, together with all others, and
+   * completes in the dispatch phase of one.
+   *
+   * @param prepare describes the request; called once, at once
+   * @param complete called with the result: a count, or -errno
+   * @throws what `prepare` throws
+   * @throws {AioError} EOPNOTSUPP where the backend cannot carry it out
+   */
+  addSqe(prepare: PrepareSqe, complete: CompleteSqe): AddedRequest {
+    this.#requireOpen("add a request");
+    requireFunction(prepare, "add a request");
+    requireFunction(complete, "add a request");
+    const sqe = this.#sqe ??= new Sqe();
+    sqe.fill(prepare);
+    this.#requireOpen("add a request");
+    const request = new SqeRequest(this.#requests, sqe, complete);
+    this.#requests.add(request);
+    return request;
+  }
+
+  /** Memory that requests use without a copy. */
+  get buffers(): AioBuffers {
+    return this.#buffers ??= new AioBuffers();
+  }
+
+  /**
+   * Opens a file, or takes over an fd that is open.
+   *
+   * @param path its path, a file: URL, or `{ fd }`, which is closed with the file
+   * @param options how to open it, and a signal that cancels that
+   * @throws {AioError} what openat(2) says, as ENOENT; {TypeError} or {RangeError} for bad arguments
+   */
+  openFile(
+    path: string | URL | { readonly fd: number },
+    options: OpenFileOptions & RequestOptions = {},
+  ): Promise<AioFile> {
+    return AioFile.open(this.#requestsOf("open a file"), path, options);
+  }
+
+  /**
+   * Calls a function and drives the context until the promise that it returns is settled. Promise
+   * jobs run between iterations; Deno's own timers and I/O have their turn every 10 ms, every
+   * millisecond while there are any. Several runs may go on at once.
+   *
+   * @param task called at once
+   * @param options a signal that ends the run; what the task has begun goes on until the context is
+   *   disposed
+   * @returns what the task returns
+   * @throws what the task throws; what callbacks throw meanwhile; an Error where nothing can ever
+   *   settle the promise
+   */
+  async run<Result>(
+    task: () => Result | PromiseLike<Result>,
+    options: RunOptions = {},
+  ): Promise<Result> {
+    this.#requireOpen("run");
+    requireFunction(task, "run");
+    return await this.#runner.run(task, options?.signal);
   }
 
   /** Keeps handlers marked isExternal from running until as many calls of `enableExternal`. */
@@ -298,6 +387,29 @@ export class AioContext implements Disposable {
     this.#handlers.deleteAll();
     if (this.#handlers.walkDepth === 0) this.#tearDown();
     this.#errors.throwOutside();
+  }
+
+  #noteChange(): void {
+    this.#iteration.changed = true;
+    if (this.#runner.parked) this.#runner.wake();
+  }
+
+  /** Whether anything can happen that nobody on this thread begins. */
+  #isBusy(): boolean {
+    return this.#requests.inFlight !== 0 || this.#handlers.size !== 0 || this.#timers.size !== 0 ||
+      this.#bottomHalves.urgentCount + this.#bottomHalves.idleCount !== 0 ||
+      this.#iteration.shared ||
+      this.#notifier.notified;
+  }
+
+  #requestsOf(verb: string): IoRequests {
+    this.#requireOpen(verb);
+    return this.#io ??= new IoRequests(
+      this.#requests,
+      this.buffers,
+      new CachedReads(this.#shim, this.#requests, () => void this.#system.calls++),
+      (verb) => this.#requireOpen(verb),
+    );
   }
 
   #openDevice(): RequestDevice {

@@ -74,7 +74,8 @@ export class ContextNotifier {
 
   /** The loop is awake again. */
   withdraw(): void {
-    Atomics.store(this.words, NOTIFY_ME, 0);
+    // Nothing depends on when wakers see it: until then they write the eventfd in vain.
+    this.words[NOTIFY_ME] = 0;
   }
 
   /** Clears `notified`, before the work it may stand for is looked for. */

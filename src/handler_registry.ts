@@ -18,6 +18,8 @@ import type { PollMode } from "./poll_mode.ts";
 export class HandlerRegistry {
   /** Above 0 while an iteration runs that may hold on to a handler. */
   walkDepth = 0;
+  /** Live handlers with a poll callback. */
+  pollable = 0;
   readonly #parts: FdmonParts;
   readonly #pollMode: PollMode;
   readonly #changed: () => void;
@@ -97,6 +99,7 @@ export class HandlerRegistry {
       while (this.#byFd.length <= replacement.fd) this.#byFd.push(null);
       this.#byFd[replacement.fd] = replacement;
       this.#all.append(replacement.allLink);
+      if (replacement.hasPoll) this.pollable++;
       if (replacement.pollWord !== null) replacement.pollWord.owner = replacement;
     }
     if (old !== null) this.#retire(old);
@@ -107,6 +110,7 @@ export class HandlerRegistry {
     handler.deleted = true;
     this.#byFd[handler.fd] = null;
     this.#all.remove(handler.allLink);
+    if (handler.hasPoll) this.pollable--;
     this.forgetEvents(handler);
     if (handler.pollWord !== null) handler.pollWord.owner = null;
   }

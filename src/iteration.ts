@@ -48,6 +48,8 @@ export class Iteration {
   changed = false;
   /** Longest time to sleep with nothing to do, in ns; negative: for ever. */
   longestSleepNs = -1;
+  /** Other threads may wake the context. */
+  shared = false;
   /** Times the backend was asked for events. */
   waits = 0;
   readonly #notifier: ContextNotifier;
@@ -111,7 +113,7 @@ export class Iteration {
 
   /** Polls and waits until something is there to be dispatched, for as long as it may. */
   #collect(blocking: boolean): void {
-    this.#times.begin(this.#timers.size !== 0 || (blocking && this.params.maxNs !== 0));
+    this.#times.begin(this.#timers.size !== 0 || (blocking && this.#learns()));
     if (blocking) this.#computeTimeout();
     try {
       if (this.#pollMode.size !== 0) this.#pollUserspace();
@@ -124,6 +126,11 @@ export class Iteration {
     }
     if (this.params.maxNs !== 0) this.#pollMode.adjust(this.params);
     this.#notifier.accept();
+  }
+
+  /** Whether anybody can learn from the time the loop is blocked. */
+  #learns(): boolean {
+    return this.params.maxNs !== 0 && (this.#handlers.pollable !== 0 || this.shared);
   }
 
   /** How long the loop may sleep. */
@@ -171,7 +178,7 @@ export class Iteration {
     const mayBlock = times.timeoutNs !== 0 && !this.changed && !this.#errors.pending;
     if (mayBlock) this.#notifier.announce();
     // Leaving poll mode runs callbacks, so what they changed is looked at afterwards.
-    const leave = mayBlock && !this.#notifier.notified && this.#pollMode.started;
+    const leave = mayBlock && this.#pollMode.started && !this.#notifier.notified;
     const found = leave && this.#pollMode.leave();
     let block = mayBlock && !found && this.#maySleep();
     const skip = !block && !fdmon.needWait() &&

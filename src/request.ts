@@ -21,8 +21,12 @@ export abstract class AioRequest {
     return false;
   }
 
+  /** It is not started yet, but some time later. */
+  wait(): void {}
+
   /**
-   * Fills in the zeroed SQE at this index, all but the user data. May be called more than once.
+   * Fills in the zeroed SQE at this index, all but the user data. May be called more than once, and
+   * calls nothing that uses the context.
    */
   abstract prepare(sqes: Int32Array, at: number): void;
 
@@ -34,6 +38,9 @@ export abstract class AioRequest {
    */
   abstract complete(result: number, flags: number): void;
 
+  /** What has to stay in memory for as long as the kernel may work on the request. */
+  abstract get held(): unknown;
+
   /** The context is disposed before it was complete: nobody is going to call `complete`. */
   abstract abandon(): void;
 }
@@ -43,7 +50,7 @@ export interface RequestDevice {
   /**
    * Takes a request that has a slot.
    *
-   * @throws {AioError} when it cannot be had; nothing has changed then. Also what `prepare` throws
+   * @throws {AioError} when it cannot be had; nothing has changed then
    */
   start(request: AioRequest): void;
 

@@ -19,13 +19,15 @@ const FIRST_CAPACITY = 256;
 /** Words of a completion: slot, result, flags. */
 const COMPLETION_WORDS = 4;
 
-/** Requests whose memory the kernel may still write to although their context is gone. */
-const abandoned = new Set<AioRequest>();
+/** Memory that the kernel may still write to although the context of its request is gone. */
+const abandoned: unknown[] = [];
 
 /** Slots, waiting requests and completions. */
 export class RequestQueue {
   /** Carries the requests out. */
   device: RequestDevice | null = null;
+  /** Requests answered since the last iteration without being added: see cached_reads.ts. */
+  answered = 0;
   readonly #openDevice: () => RequestDevice;
   readonly #changed: () => void;
   readonly #trace: Trace;
@@ -77,12 +79,13 @@ export class RequestQueue {
   /**
    * Adds a request, which must not be in flight: it goes out with the next iteration.
    *
-   * @throws what its `prepare` throws, and what the device does; the request is not added then
+   * @throws {AioError} when it cannot be carried out; the request is not added then
    */
   add(request: AioRequest): void {
     if (request.slot !== 0 || request.waiting) throw new Error("assertion failed: in flight");
     this.#changed();
     if (this.#firstWaiting === null && this.inFlight < IN_FLIGHT_MAX) return this.#start(request);
+    request.wait();
     if (this.#lastWaiting === null) this.#firstWaiting = request;
     else this.#lastWaiting.next = request;
     this.#lastWaiting = request;
@@ -132,6 +135,7 @@ export class RequestQueue {
    * @returns true when there was one
    */
   run(stopped: () => boolean): boolean {
+    this.answered = 0;
     let left = this.#tail - this.#head;
     if (left === 0) return false;
     // A nested poll takes from the same ring, so there may be fewer than there were.
@@ -231,7 +235,7 @@ export class RequestQueue {
     }
     for (const request of this.#slots) {
       if (request === null) continue;
-      abandoned.add(request);
+      abandoned.push(request.held);
       this.#abandon(request);
     }
     this.device = null;

@@ -1,0 +1,323 @@
+/**
+ * Files: every operation is a request on the context's loop, and its promise settles there.
+ *
+ * Promises make progress while the context is polled, by `run` or by hand. Requests of one file run
+ * concurrently and complete in any order; closing waits for those that are in flight. Invariant:
+ * once `close` has been called no request is made with the number of the fd.
+ */
+import type { RequestView } from "./buffers.ts";
+import { CacheHistory } from "./cached_reads.ts";
+import { IoOwner, type OwnerKind } from "./io_owner.ts";
+import {
+  FileOperation,
+  type IoRequests,
+  type Operation,
+  type RequestOptions,
+  type RequestWords,
+} from "./io_request.ts";
+import { type FileStatus, readStatx, STATX_BYTES, STATX_MASK } from "./statx.ts";
+import { transferVector } from "./vector.ts";
+
+/** How to open a file. */
+export interface OpenFileOptions {
+  /** For reading; the default where neither this nor `write` is given. */
+  read?: boolean;
+  /** For writing. */
+  write?: boolean;
+  /** Makes the file where there is none. */
+  create?: boolean;
+  /** With `create`: fails where there is one. */
+  exclusive?: boolean;
+  /** Empties the file. */
+  truncate?: boolean;
+  /** Writes go to the end, wherever they are told to go. */
+  append?: boolean;
+  /** Past the page cache (O_DIRECT): memory, offsets and lengths must be aligned to blocks. */
+  direct?: boolean;
+  /** Writes complete once they are on the disk: with (`true`) or without (`"data"`) metadata. */
+  sync?: boolean | "data";
+  /** Permissions of a file that is made; 0o666 less the umask where not given. */
+  mode?: number;
+}
+
+/** What `fallocate` does with a range. */
+export type FallocateMode = "allocate" | "keep-size" | "punch-hole" | "zero-range";
+
+// O_* flags are those of x86-64 and arm64 where they agree; O_DIRECT does not.
+const O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0o100, O_EXCL = 0o200, O_TRUNC = 0o1000;
+const O_APPEND = 0o2000, O_DSYNC = 0o10000, O_SYNC = 0o4010000, O_CLOEXEC = 0o2000000;
+const O_DIRECT = Deno.build.arch === "aarch64" ? 0o200000 : 0o40000;
+
+const AT_FDCWD = -100, AT_EMPTY_PATH = 0x1000;
+const FSYNC_DATASYNC = 1;
+const FALLOCATE_MODES: Readonly<Record<FallocateMode, number>> = {
+  allocate: 0,
+  "keep-size": 1,
+  "punch-hole": 2 | 1,
+  "zero-range": 16,
+};
+const MODE_MAX = 0o7777, DEFAULT_MODE = 0o666;
+const PATH_MAX = 4096;
+
+const FILE: OwnerKind = { name: "file", cancels: false };
+const DIRECT_FILE: OwnerKind = {
+  ...FILE,
+  invalidAdvice: "with `direct` the buffer's address, its length and the offset have to be " +
+    "multiples of the disk's block size: use ctx.buffers.allocate() and multiples of 4096",
+};
+
+/**
+ * An open file.
+ *
+ * @example
+ * ```ts
+ * import { AioContext } from "@aio/context";
+ * using ctx = new AioContext();
+ * const text = await ctx.run(async () => {
+ *   await using file = await ctx.openFile("README.md");
+ *   const buffer = new Uint8Array(20);
+ *   const count = await file.read(buffer, 0);
+ *   return new TextDecoder().decode(buffer.subarray(0, count));
+ * });
+ * console.log(text);
+ * ```
+ */
+export class AioFile implements AsyncDisposable {
+  readonly #owner: IoOwner;
+  /** Past the page cache there is no use in asking it. */
+  readonly #history: CacheHistory | null;
+
+  private constructor(owner: IoOwner) {
+    this.#owner = owner;
+    this.#history = owner.kind === DIRECT_FILE ? null : new CacheHistory();
+  }
+
+  /**
+   * For `AioContext.openFile`.
+   *
+   * @internal
+   */
+  static async open(
+    io: IoRequests,
+    path: string | URL | { readonly fd: number },
+    options: OpenFileOptions & RequestOptions,
+  ): Promise<AioFile> {
+    const direct = options.direct === true;
+    const kind = direct ? DIRECT_FILE : FILE;
+    if (typeof path === "object" && "fd" in path) {
+      return new AioFile(new IoOwner(io, requireWhole("fd", path.fd), kind));
+    }
+    const fd = await openPath(io, path, options);
+    return new AioFile(new IoOwner(io, fd, kind));
+  }
+
+  /**
+   * The file descriptor.
+   *
+   * @throws {TypeError} when the file is closed
+   */
+  get fd(): number {
+    return this.#owner.fd;
+  }
+
+  /**
+   * Reads into a buffer.
+   *
+   * @param buffer memory to read into; from `ctx.buffers` or shared, it is read into without a copy
+   * @param offset where in the file, in bytes
+   * @param options a signal that cancels
+   * @returns bytes read: fewer than the buffer has only at the end of the file, or where the kernel
+   *   was interrupted; 0 at the end
+   * @throws {AioError} what read(2) says; {TypeError} or {RangeError} for bad arguments
+   */
+  read(buffer: RequestView, offset: number, options?: RequestOptions): Promise<number> {
+    const owner = this.#owner;
+    if (!isOffset(offset)) return Promise.reject(badWhole("offset", offset));
+    return owner.io.read(owner, this.#history, buffer, offset, options);
+  }
+
+  /**
+   * Writes a buffer, which must not be changed before that is complete.
+   *
+   * @param buffer what to write; not copied where it is from `ctx.buffers` or shared
+   * @param offset where in the file, in bytes
+   * @param options a signal that cancels
+   * @returns bytes written, which may be fewer than the buffer has, as where the disk is full
+   * @throws {AioError} what write(2) says, as ENOSPC
+   */
+  write(buffer: RequestView, offset: number, options?: RequestOptions): Promise<number> {
+    const owner = this.#owner;
+    if (!isOffset(offset)) return Promise.reject(badWhole("offset", offset));
+    return owner.io.transfer(FileOperation.write, owner, buffer, offset, 0, options);
+  }
+
+  /** Reads into several buffers, one after the other, with one request. See `read`. */
+  readv(
+    buffers: readonly RequestView[],
+    offset: number,
+    options?: RequestOptions,
+  ): Promise<number> {
+    if (!isOffset(offset)) return Promise.reject(badWhole("offset", offset));
+    return transferVector(FileOperation.readv, this.#owner, buffers, offset, options);
+  }
+
+  /** Writes several buffers, one after the other, with one request. See `write`. */
+  writev(
+    buffers: readonly RequestView[],
+    offset: number,
+    options?: RequestOptions,
+  ): Promise<number> {
+    if (!isOffset(offset)) return Promise.reject(badWhole("offset", offset));
+    return transferVector(FileOperation.writev, this.#owner, buffers, offset, options);
+  }
+
+  /** Has all that was written, and metadata, on the disk when it resolves. */
+  async fsync(options?: RequestOptions): Promise<void> {
+    await this.#request(FileOperation.fsync, {}, options);
+  }
+
+  /** Like `fsync` without metadata that reading the data back does not need. */
+  async fdatasync(options?: RequestOptions): Promise<void> {
+    await this.#request(FileOperation.fsync, { opFlags: FSYNC_DATASYNC }, options);
+  }
+
+  /**
+   * Allocates a range, with or without making the file larger; or frees it or zeroes it.
+   *
+   * @param mode what to do
+   * @param offset beginning of the range, in bytes
+   * @param length its length, in bytes; above 0
+   * @throws {AioError} EOPNOTSUPP where the filesystem cannot
+   */
+  async fallocate(
+    mode: FallocateMode,
+    offset: number,
+    length: number,
+    options?: RequestOptions,
+  ): Promise<void> {
+    if (!Object.hasOwn(FALLOCATE_MODES, mode)) {
+      const names = Object.keys(FALLOCATE_MODES).join(", ");
+      throw new TypeError(`Cannot allocate as the mode is not one of ${names}: ${String(mode)}`);
+    }
+    const words = {
+      off: requireWhole("offset", offset),
+      address: requireWhole("length", length),
+      len: FALLOCATE_MODES[mode],
+    };
+    await this.#request(FileOperation.fallocate, words, options);
+  }
+
+  /** Makes the file this many bytes long; what is added reads as zeroes. */
+  async truncate(length: number, options?: RequestOptions): Promise<void> {
+    const off = requireWhole("length", length);
+    await this.#request(FileOperation.ftruncate, { off }, options);
+  }
+
+  /** What statx(2) says of the file. */
+  async stat(options?: RequestOptions): Promise<FileStatus> {
+    const { io } = this.#owner;
+    const memory = io.buffers.borrow(STATX_BYTES + 1);
+    // An empty path behind the answer: the fd itself is meant.
+    memory[STATX_BYTES] = 0;
+    const off = io.addressOf(memory), address = off + STATX_BYTES;
+    const words = { off, address, len: STATX_MASK, opFlags: AT_EMPTY_PATH, memory };
+    try {
+      await this.#request(FileOperation.statx, words, options);
+      return readStatx(memory);
+    } finally {
+      io.buffers.giveBack(memory);
+    }
+  }
+
+  /** Waits for requests in flight and closes. Closing again is harmless. */
+  close(): Promise<void> {
+    return this.#owner.close();
+  }
+
+  /** Closes. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #request(
+    operation: Operation,
+    words: RequestWords,
+    options: RequestOptions | undefined,
+  ): Promise<number> {
+    return this.#owner.io.request(operation, this.#owner, words, options);
+  }
+}
+
+async function openPath(
+  io: IoRequests,
+  path: string | URL,
+  options: OpenFileOptions & RequestOptions,
+): Promise<number> {
+  const name = path instanceof URL ? fromFileUrl(path) : path;
+  if (typeof name !== "string" || name === "" || name.includes("\0")) {
+    throw new TypeError(`Cannot open a file as the path is none: ${Deno.inspect(name)}`);
+  }
+  const bytes = new TextEncoder().encode(`${name}\0`);
+  if (bytes.length > PATH_MAX) {
+    throw new RangeError(`Cannot open a file as the path has more than ${PATH_MAX - 1} bytes`);
+  }
+  const memory = io.buffers.borrow(bytes.length);
+  memory.set(bytes);
+  const words = {
+    fd: AT_FDCWD,
+    address: io.addressOf(memory),
+    len: readMode(options.mode),
+    opFlags: openFlags(options),
+    memory,
+    subject: name,
+  };
+  try {
+    return await io.request(FileOperation.openat, null, words, options);
+  } finally {
+    io.buffers.giveBack(memory);
+  }
+}
+
+function openFlags(options: OpenFileOptions): number {
+  const { read, write, create, exclusive, truncate, append, direct, sync } = options;
+  const writes = write === true || append === true;
+  if ((create === true || truncate === true) && !writes) {
+    throw new TypeError("Cannot open a file to create or truncate it without `write`");
+  }
+  if (exclusive === true && create !== true) {
+    throw new TypeError("Cannot open a file with `exclusive` but without `create`");
+  }
+  return O_CLOEXEC | (writes ? (read === true ? O_RDWR : O_WRONLY) : 0) |
+    (create === true ? O_CREAT : 0) | (exclusive === true ? O_EXCL : 0) |
+    (truncate === true ? O_TRUNC : 0) | (append === true ? O_APPEND : 0) |
+    (direct === true ? O_DIRECT : 0) | (sync === true ? O_SYNC : sync === "data" ? O_DSYNC : 0);
+}
+
+function readMode(mode: number | undefined): number {
+  if (mode === undefined) return DEFAULT_MODE;
+  if (Number.isInteger(mode) && mode >= 0 && mode <= MODE_MAX) return mode;
+  throw new RangeError(`Cannot open a file as its mode is not 0 to 0o7777: ${String(mode)}`);
+}
+
+function isOffset(offset: number): boolean {
+  return Number.isSafeInteger(offset) && offset >= 0;
+}
+
+function requireWhole(name: string, value: number): number {
+  if (isOffset(value)) return value;
+  throw badWhole(name, value);
+}
+
+function badWhole(name: string, value: unknown): Error {
+  return typeof value === "number"
+    ? new RangeError(`Cannot use the ${name} as it is not a whole number >= 0: ${value}`)
+    : new TypeError(`Cannot use the ${name} as it is not a number: ${String(value)}`);
+}
+
+/** The path of a file: URL. */
+function fromFileUrl(url: URL): string {
+  if (url.protocol !== "file:") {
+    throw new TypeError(`Cannot open a file as the URL is not a file: one: ${url.href}`);
+  }
+  return decodeURIComponent(url.pathname);
+}

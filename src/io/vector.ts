@@ -1,0 +1,82 @@
+/**
+ * Transfers between an fd and several buffers: readv(2) and writev(2) as one request, where the
+ * kernel may be given the addresses of all of them, else one request a buffer.
+ */
+import { storeNumber } from "../../ffi/sqe.ts";
+import { Location, type RequestView } from "./buffers.ts";
+import type { IoOwner } from "./io_owner.ts";
+import { FileOperation, type Operation, type RequestOptions } from "./io_request.ts";
+
+/** Buffers of one call at most; the kernel's UIO_MAXIOV. */
+const BUFFERS_MAX = 1024;
+/** Bytes of struct iovec. */
+const IOVEC_BYTES = 16;
+
+/**
+ * Transfers to or from buffers, one after the other.
+ *
+ * @returns bytes transferred in all; fewer than there is room for where the kernel stopped
+ */
+export async function transferVector(
+  operation: Operation,
+  owner: IoOwner,
+  views: readonly RequestView[],
+  off: number,
+  options: RequestOptions | undefined,
+): Promise<number> {
+  if (!Array.isArray(views)) {
+    throw new TypeError(`Cannot ${operation.verb} as the buffers are no array: ${typeof views}`);
+  }
+  if (views.length > BUFFERS_MAX) {
+    throw new RangeError(
+      `Cannot ${operation.verb} as there are more than ${BUFFERS_MAX} buffers: ${views.length}`,
+    );
+  }
+  // A caller's array may change while the kernel works on it.
+  const own = [...views];
+  const { io } = owner;
+  const memory = io.buffers.borrow(Math.max(1, own.length) * IOVEC_BYTES);
+  try {
+    if (!describe(own, memory)) return await oneByOne(operation, owner, own, off, options);
+    const words = { off, address: io.addressOf(memory), len: own.length, memory: [memory, own] };
+    return await io.request(operation, owner, words, options);
+  } finally {
+    io.buffers.giveBack(memory);
+  }
+}
+
+/** Writes struct iovec for each view; false where the kernel must not be given an address. */
+function describe(views: readonly RequestView[], memory: Uint8Array<ArrayBuffer>): boolean {
+  const words = new Int32Array(memory.buffer, memory.byteOffset, memory.byteLength / 4);
+  const location = new Location();
+  let direct = true;
+  for (const [index, view] of views.entries()) {
+    if (!location.locate(view)) direct = false;
+    storeNumber(words, index * 4, location.address);
+    storeNumber(words, index * 4 + 2, location.byteLength);
+  }
+  return direct;
+}
+
+async function oneByOne(
+  operation: Operation,
+  owner: IoOwner,
+  views: readonly RequestView[],
+  off: number,
+  options: RequestOptions | undefined,
+): Promise<number> {
+  const single = operation === FileOperation.readv ? FileOperation.read : FileOperation.write;
+  let done = 0;
+  for (const view of views) {
+    try {
+      const at = off < 0 ? off : off + done;
+      const count = await owner.io.transfer(single, owner, view, at, 0, options);
+      done += count;
+      if (count < view.byteLength) break;
+    } catch (error) {
+      if (done === 0) throw error;
+      break;
+    }
+  }
+  return done;
+}
