@@ -36,6 +36,18 @@ export const shimSymbols = {
   // int32_t aio_pread_cached(int32_t fd, void *buffer, uint32_t length, double offset): the buffer
   // is used during the call alone, so it can be anybody's
   aio_pread_cached: { parameters: ["i32", "buffer", "u32", "f64"], result: "i32" },
+  // int32_t aio_execute(const struct aio_sqe *sqe)
+  aio_execute: { parameters: ["pointer"], result: "i32" },
+  // int32_t aio_pool_open(uint32_t threads, uint32_t capacity, int32_t event_fd, void **pool)
+  aio_pool_open: { parameters: ["u32", "u32", "i32", "pointer"], result: "i32" },
+  // int32_t aio_pool_submit(void *pool, const struct aio_sqe *sqe)
+  aio_pool_submit: { parameters: ["pointer", "pointer"], result: "i32" },
+  // int32_t aio_pool_reap(void *pool, struct aio_cqe *completions, uint32_t max)
+  aio_pool_reap: { parameters: ["pointer", "pointer", "u32"], result: "i32" },
+  // int32_t aio_pool_cancel(void *pool, uint64_t user_data)
+  aio_pool_cancel: { parameters: ["pointer", "u64"], result: "i32" },
+  // void aio_pool_close(void *pool): waits for requests that run
+  aio_pool_close: { parameters: ["pointer"], result: "void" },
   // int32_t aio_guest_run(struct aio_guest *guest): runs until told to stop, so on its own thread
   aio_guest_run: { parameters: ["pointer"], result: "i32", nonblocking: true },
 } as const satisfies Deno.ForeignLibraryInterface;

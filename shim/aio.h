@@ -1,10 +1,12 @@
 /*
  * The C side of AioContext for Deno: what JavaScript cannot do well.
  *
- * It spins on memory, reads the clock cheaply and makes the few system calls
- * that liburing does not wrap. It keeps no state of its own: every function
- * works on what it is given and returns a count or -errno. Times are
- * nanoseconds of CLOCK_MONOTONIC in a double, which is exact for 104 days.
+ * It spins on memory, reads the clock cheaply, makes the few system calls that
+ * liburing does not wrap, and carries out requests on threads of its own where
+ * there is no io_uring. It keeps no state but what aio_pool_open() makes:
+ * every function works on what it is given and returns a count or -errno.
+ * Times are nanoseconds of CLOCK_MONOTONIC in a double, which is exact for 104
+ * days.
  */
 #ifndef AIO_H
 #define AIO_H
@@ -73,6 +75,66 @@ AIO_EXPORT int32_t aio_pread(int32_t fd, void *buffer, uint32_t length,
 			     double offset);
 AIO_EXPORT int32_t aio_pread_cached(int32_t fd, void *buffer, uint32_t length,
 				    double offset);
+
+/* Opcodes that aio_execute() knows, with the numbers of io_uring. */
+enum aio_op {
+	AIO_OP_NOP = 0,
+	AIO_OP_READV = 1,
+	AIO_OP_WRITEV = 2,
+	AIO_OP_FSYNC = 3,
+	AIO_OP_SYNC_FILE_RANGE = 8,
+	AIO_OP_SENDMSG = 9,
+	AIO_OP_RECVMSG = 10,
+	AIO_OP_ACCEPT = 13,
+	AIO_OP_CONNECT = 16,
+	AIO_OP_FALLOCATE = 17,
+	AIO_OP_OPENAT = 18,
+	AIO_OP_CLOSE = 19,
+	AIO_OP_STATX = 21,
+	AIO_OP_READ = 22,
+	AIO_OP_WRITE = 23,
+	AIO_OP_FADVISE = 24,
+	AIO_OP_SEND = 26,
+	AIO_OP_RECV = 27,
+	AIO_OP_SHUTDOWN = 34,
+	AIO_OP_FTRUNCATE = 55,
+};
+
+/* A request, laid out as struct io_uring_sqe; what is not used is 0. */
+struct aio_sqe {
+	uint8_t opcode;       /*  0: enum aio_op */
+	uint8_t flags;        /*  1 */
+	uint16_t ioprio;      /*  2 */
+	int32_t fd;           /*  4 */
+	uint64_t off;         /*  8: also called addr2 */
+	uint64_t addr;        /* 16 */
+	uint32_t len;         /* 24 */
+	uint32_t op_flags;    /* 28: rw_flags, msg_flags and so on */
+	uint64_t user_data;   /* 32 */
+	uint16_t buf_index;   /* 40 */
+	uint16_t personality; /* 42 */
+	int32_t file_index;   /* 44: also called splice_fd_in */
+	uint64_t addr3;       /* 48 */
+	uint64_t reserved;    /* 56 */
+};
+
+/* How a request ended, laid out as struct io_uring_cqe. */
+struct aio_cqe {
+	uint64_t user_data; /*  0 */
+	int32_t res;        /*  8 */
+	uint32_t flags;     /* 12: always 0 */
+};
+
+AIO_EXPORT int32_t aio_execute(const struct aio_sqe *sqe);
+
+/* All but aio_execute() on the thread that opened the pool: see pool.c. */
+AIO_EXPORT int32_t aio_pool_open(uint32_t threads, uint32_t capacity,
+				 int32_t event_fd, void **pool);
+AIO_EXPORT int32_t aio_pool_submit(void *pool, const struct aio_sqe *sqe);
+AIO_EXPORT int32_t aio_pool_reap(void *pool, struct aio_cqe *completions,
+				 uint32_t max);
+AIO_EXPORT int32_t aio_pool_cancel(void *pool, uint64_t user_data);
+AIO_EXPORT void aio_pool_close(void *pool);
 
 /* A queue, one cache line for each writer; the indexes wrap at 2^32. */
 struct aio_queue {

@@ -7,24 +7,15 @@
  */
 #define _GNU_SOURCE
 #include "aio.h"
+#include "selftest.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
-
-#define REQUIRE(condition)                                                    \
-	do {                                                                  \
-		if (condition)                                                \
-			break;                                                \
-		printf("not ok: line %d: %s\n", __LINE__, #condition);        \
-		exit(1);                                                      \
-	} while (0)
 
 #define WORDS 67 /* of each width: no multiple of a vector's or a line's */
 #define REQUESTS 20000
@@ -472,10 +463,7 @@ static void wake_up_ordering(void)
 /* The argument "emulated" is for emulators. */
 int main(int argc, char **argv)
 {
-	static const struct {
-		const char *name;
-		void (*run)(void);
-	} checks[] = {
+	static const struct check checks[] = {
 		{ "one pass", one_pass },
 		{ "deadline", deadline },
 		{ "time of a hit", time_of_a_hit },
@@ -494,10 +482,6 @@ int main(int argc, char **argv)
 	};
 
 	emulated = argc > 1 && !strcmp(argv[1], "emulated");
-	for (size_t n = 0; n < sizeof(checks) / sizeof(checks[0]); n++) {
-		checks[n].run();
-		printf("ok %zu %s\n", n + 1, checks[n].name);
-		fflush(stdout);
-	}
+	run_checks(checks, sizeof(checks) / sizeof(checks[0]));
 	return 0;
 }

@@ -74,6 +74,30 @@ Deno.test("SpinLayout: agrees with shim/aio.h, and what stands in a row there do
   assertEquals(others.deadline_ns - others.end_ns, 8);
 });
 
+Deno.test("struct aio_sqe, aio_cqe: are laid out as those of io_uring, under its names or ours", async () => {
+  const sqe = ["opcode", "flags", "ioprio", "fd", "off", "addr", "len", "user_data", "buf_index"];
+  const both = ["sizeof", ...sqe, "personality", "file_index", "addr3"];
+  const ours = [...both, "op_flags"], theirs = [...both, "rw_flags"];
+  const cqe = ["sizeof", "user_data", "res", "flags"];
+  const zeros = (names: readonly string[]) => Object.fromEntries(names.map((name) => [name, 0]));
+  const { aio_sqe, aio_cqe, io_uring_sqe, io_uring_cqe } = await measure({
+    aio_sqe: zeros(ours),
+    aio_cqe: zeros(cqe),
+    io_uring_sqe: zeros(theirs),
+    io_uring_cqe: zeros(cqe),
+  });
+  const offsets = (struct: Numbers, names: readonly string[]) => names.map((name) => struct[name]);
+  assertEquals(offsets(aio_sqe, ours), offsets(io_uring_sqe, theirs));
+  assertEquals(aio_cqe, io_uring_cqe);
+});
+
+Deno.test("enum aio_op: has the opcodes of SqeOp, all but those of a ring", async () => {
+  const header = Deno.readTextFileSync(`${SHIM_FOLDER}aio.h`);
+  const { pollAdd: _a, pollRemove: _r, timeout: _t, asyncCancel: _c, ...ops } = SqeOp;
+  await compareConstants("AIO_OP_", ops);
+  assertEquals(header.match(/^\tAIO_OP_\w+ = \d+,$/gm)!.length, Object.keys(ops).length);
+});
+
 Deno.test("constants: agree with those of the C headers", async () => {
   // Debian 12's header ends before Linux 6.9, which has ftruncate.
   const { ftruncate: _, ...ops } = SqeOp;

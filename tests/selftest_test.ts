@@ -1,6 +1,7 @@
 /**
- * Runs shim/selftest.c against the bytes that are shipped: on this machine, and for arm64 under
- * an emulator where this machine is another.
+ * Runs the self-tests in shim/ against the bytes that are shipped: on this machine, and for arm64
+ * under an emulator where this machine is another. The worker pool's is also compiled together with
+ * its source for the thread sanitizer, which sees what a lock should have ordered and did not.
  *
  * An emulator shows that the library loads, what its functions return and that its structures are
  * laid out as the header says. Of arm64's memory model it shows less: see the self-test.
@@ -9,8 +10,9 @@ import { assert, assertEquals } from "@std/assert";
 import { shimPrebuilt } from "../ffi/shim_prebuilt.ts";
 import { newFolder, run } from "./child.ts";
 
-const SELFTEST = new URL("../shim/selftest.c", import.meta.url).pathname;
-const CHECKS = Deno.readTextFileSync(SELFTEST).match(/^\t\t\{ ".*", \w+ \},$/gm)!.length;
+const SHIM_FOLDER = new URL("../shim/", import.meta.url).pathname;
+const SELFTESTS = ["selftest.c", "selftest_execute.c", "selftest_pool.c"] as const;
+const COMPILER_FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-pthread"];
 const SYSROOT = "/usr/aarch64-linux-gnu";
 
 interface Machine {
@@ -42,23 +44,70 @@ async function whyMissing({ compiler, emulator }: Machine): Promise<string | und
 for (const machine of Deno.build.arch === "aarch64" ? [NATIVE] : [NATIVE, ARM64]) {
   const missing = await whyMissing(machine);
   const skipped = missing === undefined ? "" : `, skipped: ${missing}`;
-  Deno.test({
-    name: `shim/selftest.c: passes with the shipped library (${machine.arch}${skipped})`,
-    ignore: missing !== undefined,
-    fn: () => selfTest(machine),
-  });
+  for (const source of SELFTESTS) {
+    Deno.test({
+      name: `shim/${source}: passes with the shipped library (${machine.arch}${skipped})`,
+      ignore: missing !== undefined,
+      fn: () => selfTest(source, machine),
+    });
+  }
 }
 
-async function selfTest({ arch, compiler, emulator, argument }: Machine): Promise<void> {
-  const folder = newFolder();
-  const library = `${folder}/shim.so`, program = `${folder}/selftest`;
+async function selfTest(source: string, machine: Machine): Promise<void> {
+  const { arch, compiler, emulator, argument } = machine;
+  const library = `${newFolder()}/shim.so`;
   Deno.writeFileSync(library, Uint8Array.fromBase64(shimPrebuilt.builds[arch].base64));
-  const flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-std=gnu11", "-pthread"];
-  const compiled = await run([compiler, ...flags, "-o", program, SELFTEST, library]);
-  assertEquals([compiled.code, compiled.stderr], [0, ""]);
+  const program = await build(compiler, [`${SHIM_FOLDER}${source}`, library]);
   const words = [...emulator, program, ...(argument === undefined ? [] : [argument])];
+  await requirePassed(source, words);
+}
+
+async function build(compiler: string, inputs: readonly string[]): Promise<string> {
+  const program = `${newFolder()}/program`;
+  const { code, stderr } = await run([compiler, ...COMPILER_FLAGS, "-o", program, ...inputs]);
+  assertEquals([code, stderr], [0, ""]);
+  return program;
+}
+
+/** Every check of a self-test has to be run. */
+async function requirePassed(source: string, words: readonly string[]): Promise<void> {
   const { code, stdout, stderr } = await run(words);
   assertEquals([code, stderr], [0, ""], stdout);
-  assert(CHECKS > 10);
-  assertEquals(stdout.match(/^ok \d+ .+$/gm)?.length, CHECKS, stdout);
+  const text = Deno.readTextFileSync(`${SHIM_FOLDER}${source}`);
+  const checks = text.match(/^\t\t\{ ".*", \w+ \},$/gm)!.length;
+  assert(checks > 5);
+  assertEquals(stdout.match(/^ok \d+ .+$/gm)?.length, checks, stdout);
 }
+
+const SANITIZER = "-fsanitize=thread";
+/** The sanitizer of GCC 12 does not run where addresses are as random as new kernels make them. */
+const FIXED_ADDRESSES = ["setarch", "--addr-no-randomize"];
+
+/** How to run a program that has the thread sanitizer, or why that is not possible here. */
+async function sanitizerPrefix(): Promise<{ prefix?: readonly string[]; reason?: string }> {
+  const folder = newFolder();
+  const source = `${folder}/empty.c`, program = `${folder}/empty`;
+  Deno.writeTextFileSync(source, "int main(void) { return 0; }");
+  const compiled = await run(["cc", SANITIZER, "-o", program, source]);
+  let reason = compiled.stderr;
+  if (compiled.code === 0) {
+    for (const prefix of [FIXED_ADDRESSES, []]) {
+      const { code, stderr } = await run([...prefix, program]);
+      if (code === 0) return { prefix };
+      reason = stderr;
+    }
+  }
+  return { reason: reason.trim().split("\n")[0] };
+}
+
+const { prefix, reason } = await sanitizerPrefix();
+Deno.test({
+  name: "shim/pool.c: has no data race" + (prefix === undefined ? `, skipped: ${reason}` : ""),
+  ignore: prefix === undefined,
+  fn: async () => {
+    const sources = ["selftest_pool.c", "pool.c", "execute.c", "system.c"];
+    const inputs = sources.map((name) => `${SHIM_FOLDER}${name}`);
+    const program = await build("cc", [SANITIZER, ...inputs]);
+    await requirePassed("selftest_pool.c", [...prefix!, program]);
+  },
+});
