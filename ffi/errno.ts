@@ -33,6 +33,7 @@ export const Errno = {
   ELIBACC: 79,
   ELIBBAD: 80,
   EOPNOTSUPP: 95,
+  EALREADY: 114,
   ECANCELED: 125,
 } as const;
 
