@@ -28,7 +28,7 @@ export { EventNotifier } from "./src/event_notifier.ts";
 export type { FdmonName } from "./src/fdmon.ts";
 export { AioFile, type FallocateMode, type OpenFileOptions } from "./src/io/aio_file.ts";
 export { AioBuffers, type AllocateOptions, type RequestView } from "./src/io/buffers.ts";
-export type { RequestOptions } from "./src/io/io_request.ts";
+export type { RequestOptions } from "./src/io/operation.ts";
 export type { FileStatus } from "./src/io/statx.ts";
 export { PollWord } from "./src/poll_word.ts";
 export type { PollParams } from "./src/polling_time.ts";

@@ -8,9 +8,7 @@
  * Invariant: what callbacks throw is kept until the iteration is over, and each iteration sees its
  * errors alone.
  */
-import { AioError, Errno } from "../ffi/errno.ts";
 import { loadShim } from "../ffi/library.ts";
-import type { Shim } from "../ffi/shim_symbols.ts";
 import { Spin } from "../ffi/spin.ts";
 import { System } from "../ffi/system.ts";
 import { AioHandler, type FdHandler, readFdHandler, requireFreeWord } from "./aio_handler.ts";
@@ -23,6 +21,7 @@ import {
 import { CallbackErrors } from "./callback_errors.ts";
 import { type Clock, SystemClock } from "./clock.ts";
 import { ContextNotifier, type RemoteContext } from "./context_notifier.ts";
+import { ContextRequests } from "./context_requests.ts";
 import {
   type AioContextOptions,
   type AioStats,
@@ -34,25 +33,16 @@ import {
 import { Dispatcher } from "./dispatcher.ts";
 import { HandlerRegistry } from "./handler_registry.ts";
 import { IntrusiveList } from "./intrusive_list.ts";
-import { findHostLoop } from "./host_loop.ts";
+import { findRunJobs } from "./host_loop.ts";
 import { AioFile, type OpenFileOptions } from "./io/aio_file.ts";
-import { AioBuffers } from "./io/buffers.ts";
-import { CachedReads } from "./io/cached_reads.ts";
-import { IoRequests, type RequestOptions } from "./io/io_request.ts";
+import type { AioBuffers } from "./io/buffers.ts";
+import type { RequestOptions } from "./io/operation.ts";
 import { Iteration } from "./iteration.ts";
 import { IterationTimes } from "./iteration_times.ts";
 import { PollMode } from "./poll_mode.ts";
 import { defaultPollParams, mergePollParams, type PollParams } from "./polling_time.ts";
-import type { RequestDevice } from "./request.ts";
-import { RequestQueue } from "./request_queue.ts";
 import { Runner, type RunOptions } from "./runner.ts";
-import {
-  type AddedRequest,
-  type CompleteSqe,
-  type PrepareSqe,
-  Sqe,
-  SqeRequest,
-} from "./sqe_request.ts";
+import type { AddedRequest, CompleteSqe, PrepareSqe } from "./sqe_request.ts";
 import { ListedTimer, type Timer, TimerList } from "./timer_list.ts";
 import { contextMade, Trace } from "./trace.ts";
 
@@ -73,7 +63,6 @@ import { contextMade, Trace } from "./trace.ts";
 export class AioContext implements Disposable {
   /** The named trace events. */
   readonly trace: Trace;
-  readonly #shim: Shim;
   readonly #system: System;
   readonly #clock: Clock;
   readonly #notifier: ContextNotifier;
@@ -83,12 +72,9 @@ export class AioContext implements Disposable {
   readonly #errors = new CallbackErrors();
   readonly #handlers: HandlerRegistry;
   readonly #dispatcher: Dispatcher;
-  readonly #requests: RequestQueue;
+  readonly #requests: ContextRequests;
   readonly #iteration: Iteration;
   readonly #runner: Runner;
-  #buffers: AioBuffers | null = null;
-  #io: IoRequests | null = null;
-  #sqe: Sqe | null = null;
   #tornDown = false;
   #polls = 0;
 
@@ -102,7 +88,7 @@ export class AioContext implements Disposable {
   constructor(options: AioContextOptions = {}) {
     const { fdmon, pollParams, clock, shim: shimPath, liburing } = readContextOptions(options);
     const params = mergePollParams(defaultPollParams(), pollParams ?? {});
-    const shim = this.#shim = loadShim({ shim: shimPath });
+    const shim = loadShim({ shim: shimPath });
     const { report } = this.#errors;
     const changed = () => this.#noteChange();
     this.#clock = clock ?? new SystemClock(shim);
@@ -118,8 +104,15 @@ export class AioContext implements Disposable {
     const ready = new IntrusiveList<AioHandler>();
     const times = new IterationTimes(this.#clock, report);
     this.#pollMode = new PollMode({ times, spin, ready, trace: this.trace, notifier, report });
-    const requests = new RequestQueue(() => this.#openDevice(), changed, this.trace, report);
-    this.#requests = requests;
+    this.#requests = new ContextRequests({
+      shim,
+      system: this.#system,
+      trace: this.trace,
+      changed,
+      report,
+      requireOpen: (verb) => this.#requireOpen(verb),
+    });
+    const requests = this.#requests.queue;
     const parts = {
       system: this.#system,
       spin,
@@ -136,6 +129,7 @@ export class AioContext implements Disposable {
       this.#notifier.dispose();
       throw error;
     }
+    this.#requests.useHandlers(this.#handlers);
     this.#dispatcher = new Dispatcher(ready, this.#handlers, this.#pollMode, this.trace, report);
     this.#iteration = new Iteration(params, {
       notifier: this.#notifier,
@@ -150,9 +144,9 @@ export class AioContext implements Disposable {
       trace: this.trace,
     });
     this.#runner = new Runner({
-      host: findHostLoop(),
+      runJobs: findRunJobs(),
       iteration: this.#iteration,
-      poll: () => void this.poll(true),
+      poll: () => this.poll(true),
       isBusy: () => this.#isBusy(),
       now: () => this.#system.now(),
     });
@@ -183,6 +177,9 @@ export class AioContext implements Disposable {
     const read = readFdHandler(fd, callbacks, this.#notifier.fd);
     this.#requireOpen("set an fd handler"); // Getters may have disposed it.
     const old = this.#handlers.get(fd);
+    if (old?.isInternal) {
+      throw new RangeError(`Cannot set an fd handler as requests wait for it: ${fd}`);
+    }
     if (read === null) {
       if (old !== null) this.#handlers.replace(old, null);
     } else {
@@ -240,17 +237,12 @@ export class AioContext implements Disposable {
     this.#requireOpen("add a request");
     requireFunction(prepare, "add a request");
     requireFunction(complete, "add a request");
-    const sqe = this.#sqe ??= new Sqe();
-    sqe.fill(prepare);
-    this.#requireOpen("add a request");
-    const request = new SqeRequest(this.#requests, sqe, complete);
-    this.#requests.add(request);
-    return request;
+    return this.#requests.addSqe(prepare, complete);
   }
 
   /** Memory that requests use without a copy. */
   get buffers(): AioBuffers {
-    return this.#buffers ??= new AioBuffers();
+    return this.#requests.buffers;
   }
 
   /**
@@ -264,20 +256,20 @@ export class AioContext implements Disposable {
     path: string | URL | { readonly fd: number },
     options: OpenFileOptions & RequestOptions = {},
   ): Promise<AioFile> {
-    return AioFile.open(this.#requestsOf("open a file"), path, options);
+    return AioFile.open(this.#requests.io, path, options);
   }
 
   /**
    * Calls a function and drives the context until the promise that it returns is settled. Promise
-   * jobs run between iterations; Deno's own timers and I/O have their turn every 10 ms, every
-   * millisecond while there are any. Several runs may go on at once.
+   * jobs run between iterations; Deno's own timers and I/O have their turn every millisecond, and
+   * every 10 ms at the latest where nothing happens in the context. Several runs may go on at once.
    *
    * @param task called at once
    * @param options a signal that ends the run; what the task has begun goes on until the context is
    *   disposed
    * @returns what the task returns
    * @throws what the task throws; what callbacks throw meanwhile; an Error where nothing can ever
-   *   settle the promise
+   *   settle the promise and Deno would therefore end
    */
   async run<Result>(
     task: () => Result | PromiseLike<Result>,
@@ -396,33 +388,17 @@ export class AioContext implements Disposable {
 
   /** Whether anything can happen that nobody on this thread begins. */
   #isBusy(): boolean {
-    return this.#requests.inFlight !== 0 || this.#handlers.size !== 0 || this.#timers.size !== 0 ||
+    return this.#requests.queue.inFlight !== 0 || this.#handlers.size !== 0 ||
+      this.#timers.size !== 0 ||
       this.#bottomHalves.urgentCount + this.#bottomHalves.idleCount !== 0 ||
       this.#iteration.shared ||
       this.#notifier.notified;
   }
 
-  #requestsOf(verb: string): IoRequests {
-    this.#requireOpen(verb);
-    return this.#io ??= new IoRequests(
-      this.#requests,
-      this.buffers,
-      new CachedReads(this.#shim, this.#requests, () => void this.#system.calls++),
-      (verb) => this.#requireOpen(verb),
-    );
-  }
-
-  #openDevice(): RequestDevice {
-    const { requests } = this.#handlers.fdmon;
-    if (requests !== null) return requests;
-    throw new AioError("Cannot make a request", "io_uring_enter", Errno.EOPNOTSUPP);
-  }
-
   #tearDown(): void {
     if (this.#tornDown) return;
     this.#tornDown = true;
-    for (const part of [this.#requests, this.#handlers, this.#notifier]) {
-      this.#errors.attempt(() => part.dispose());
-    }
+    const parts = [this.#requests.queue, this.#handlers, this.#notifier];
+    for (const part of parts) this.#errors.attempt(() => part.dispose());
   }
 }

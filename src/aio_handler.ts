@@ -65,6 +65,8 @@ export class AioHandler {
   /** errno with which watching the fd failed; 0 when all is well. */
   watchErrno = 0;
   deleted = false;
+  /** It watches for the loop's own purposes: nobody may replace it. */
+  isInternal = false;
 
   /** Its ioPollReady is running: it stays off the poll list if a nested poll took it off. */
   running = false;

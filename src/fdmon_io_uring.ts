@@ -144,6 +144,10 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
     }
   }
 
+  forget(): void {
+    // The ring knows files, not numbers.
+  }
+
   cancel(request: AioRequest): void {
     const at = this.#nextSqe();
     const words = this.#ring.sqes;

@@ -8,7 +8,7 @@
  * ones that are not silenced, and the notifier.
  */
 import { AioError, Errno } from "../ffi/errno.ts";
-import type { AioHandler } from "./aio_handler.ts";
+import { AioHandler, type FdHandler, readFdHandler } from "./aio_handler.ts";
 import type { Fdmon, FdmonName, FdmonParts } from "./fdmon.ts";
 import { fallBackToPoll, type FdmonChoice, selectFdmon } from "./fdmon_select.ts";
 import { IntrusiveList } from "./intrusive_list.ts";
@@ -33,6 +33,7 @@ export class HandlerRegistry {
   readonly #deleted = new IntrusiveList<AioHandler>();
   #choice: FdmonChoice;
   #externalDisabled = 0;
+  #internal = 0;
 
   /**
    * @param name the backend to use; undefined: the best
@@ -63,9 +64,9 @@ export class HandlerRegistry {
     return this.#choice.reason;
   }
 
-  /** Live handlers. */
+  /** Live handlers, but those of the loop itself. */
   get size(): number {
-    return this.#all.size;
+    return this.#all.size - this.#internal;
   }
 
   /** Deleted handlers that are not released yet. */
@@ -103,6 +104,24 @@ export class HandlerRegistry {
       if (replacement.pollWord !== null) replacement.pollWord.owner = replacement;
     }
     if (old !== null) this.#retire(old);
+  }
+
+  /**
+   * Watches an fd for the loop's own purposes, or no more where there are no callbacks.
+   *
+   * @throws {AioError} EBUSY where somebody else does; what the backend has to say
+   */
+  watch(fd: number, callbacks: Pick<FdHandler, "ioRead" | "ioWrite">): void {
+    const old = this.get(fd);
+    if (old !== null && !old.isInternal) {
+      throw new AioError(`Cannot wait for fd ${fd}`, "poll", Errno.EBUSY, "it has an fd handler");
+    }
+    const read = readFdHandler(fd, callbacks, -1);
+    if (read === null && old === null) return;
+    const handler = read === null ? null : new AioHandler(fd, read);
+    if (handler !== null) handler.isInternal = true;
+    this.replace(old, handler);
+    this.#internal += (handler === null ? 0 : 1) - (old === null ? 0 : 1);
   }
 
   /** From here on no callback of the handler runs, but the ioPollEnd that is due. */
@@ -211,6 +230,7 @@ export class HandlerRegistry {
 
   /** Deletes all handlers, with the ioPollEnd that is due. */
   deleteAll(): void {
+    this.#internal = 0;
     for (let link = this.#all.first; link !== null; link = this.#all.first) {
       this.#unregister(link.member);
       this.#retire(link.member);

@@ -8,36 +8,21 @@
  * two microseconds and changes nothing else.
  */
 
-/** What is used of Deno's core. */
-interface Core {
-  runNextTicks?: unknown;
-  eventLoopHasMoreWork?: unknown;
-}
+/** Runs due promise jobs and next ticks until there are none. */
+export type RunJobs = () => void;
 
-/** The host's loop. */
-export interface HostLoop {
-  /**
-   * Runs due promise jobs and next ticks until there are none; null where that cannot be done. Only
-   * from a task of Deno's loop: inside a promise job it does nothing.
-   */
-  readonly runJobs: (() => void) | null;
-  /** Whether Deno has timers, I/O or the like to wait for; true where that is not known. */
-  readonly hasWork: () => boolean;
-}
-
-/** Finds out what this Deno offers. */
-export function findHostLoop(deno: unknown = Deno): HostLoop {
-  const core = coreOf(deno);
-  const runJobs = typeof core?.runNextTicks === "function" ? core.runNextTicks : null;
-  const more = core?.eventLoopHasMoreWork;
-  return {
-    runJobs: runJobs as (() => void) | null,
-    hasWork: typeof more === "function" ? () => more() !== false : () => true,
-  };
-}
-
-function coreOf(deno: unknown): Core | undefined {
+/**
+ * Finds the way to run jobs, which works only from a task of Deno's loop: inside a promise job it
+ * does nothing.
+ *
+ * @returns null where this Deno has none
+ */
+export function findRunJobs(deno: unknown = Deno): RunJobs | null {
   const { internal } = deno as { internal?: PropertyKey };
-  if (internal === undefined) return undefined;
-  return (deno as Record<PropertyKey, { core?: Core } | undefined>)[internal]?.core;
+  if (internal === undefined) return null;
+  const inside = (deno as Record<PropertyKey, { core?: { runNextTicks?: unknown } } | undefined>)[
+    internal
+  ];
+  const run = inside?.core?.runNextTicks;
+  return typeof run === "function" ? run as RunJobs : null;
 }

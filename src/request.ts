@@ -54,6 +54,9 @@ export interface RequestDevice {
    */
   start(request: AioRequest): void;
 
+  /** The fd is about to be closed, and no request waits for it. */
+  forget(fd: number): void;
+
   /** Asks for a request in flight to end soon; it completes all the same. */
   cancel(request: AioRequest): void;
 

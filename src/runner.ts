@@ -3,13 +3,14 @@
  *
  * It works in turns. A turn is one task of Deno's loop in which iterations and the promise jobs they
  * make due alternate, so a request costs no trip through Deno's loop. Between two turns Deno's own
- * timers and I/O have theirs: a turn lasts, and sleeps, no longer than a bound, which is shorter
- * while Deno has something to wait for. When nothing in the context can ever happen the thread is
- * left to Deno until the context is changed; when Deno has nothing to wait for either, that is a
- * deadlock, which the promise then reports. Invariant: while runs are unsettled a turn is scheduled,
- * or running, or the runner is parked.
+ * timers and I/O have theirs: a turn lasts, and sleeps, a millisecond at first, and longer the longer
+ * nothing happens, up to a bound. When nothing in the context can ever happen the thread is left to
+ * Deno until the context is changed. When Deno has nothing to wait for either, that is a deadlock:
+ * Deno ends, but the promise rejects before; at the top level of a module Deno itself says which
+ * `await` it is. Invariant: while runs are unsettled a turn is scheduled, or running, or the runner
+ * is parked.
  */
-import type { HostLoop } from "./host_loop.ts";
+import type { RunJobs } from "./host_loop.ts";
 import type { Iteration } from "./iteration.ts";
 
 /** Options of `run`. */
@@ -18,19 +19,18 @@ export interface RunOptions {
   signal?: AbortSignal;
 }
 
-/** How long a turn keeps Deno's loop waiting, in ns: with nothing to do there, and with something. */
-const TURN_NS = 10e6, SHARED_TURN_NS = 1e6;
+/** How long a turn keeps Deno's loop waiting, in ns: while things happen, and at most. */
+const BUSY_TURN_NS = 1e6, IDLE_TURN_NS = 10e6;
 /** Iterations between two looks at the clock. */
 const ITERATIONS_PER_LOOK = 8;
-/** How often a parked runner looks whether Deno still has something to wait for. */
-const PARKED_CHECK_MS = 100;
 
 /** What a runner is made of. */
 export interface RunnerParts {
-  readonly host: HostLoop;
+  /** Runs promise jobs; null where that cannot be done. */
+  readonly runJobs: RunJobs | null;
   readonly iteration: Iteration;
-  /** One blocking iteration; throws what callbacks have thrown. */
-  readonly poll: () => void;
+  /** One blocking iteration; returns whether it made progress, throws what callbacks throw. */
+  readonly poll: () => boolean;
   /** Whether anything in the context can happen without somebody changing it. */
   readonly isBusy: () => boolean;
   /** The system's time in ns. */
@@ -44,8 +44,9 @@ export class Runner {
   readonly #runs = new Set<(error: unknown) => void>();
   #scheduled = false;
   #parked = false;
-  #check: ReturnType<typeof setTimeout> | undefined;
+  #turnNs = BUSY_TURN_NS;
   readonly #turn = (): void => this.#takeTurn();
+  readonly #denoEnds = (event: Event): void => this.#reportDeadlock(event);
 
   constructor(parts: RunnerParts) {
     this.#parts = parts;
@@ -86,58 +87,68 @@ export class Runner {
   }
 
   #takeTurn(): void {
-    const { host, iteration, isBusy } = this.#parts;
+    const { runJobs, iteration, isBusy } = this.#parts;
     this.#scheduled = false;
-    host.runJobs?.();
+    runJobs?.();
     if (this.#runs.size === 0) return;
     if (!isBusy()) return this.#park();
-    const turnNs = host.hasWork() ? SHARED_TURN_NS : TURN_NS;
-    iteration.longestSleepNs = turnNs;
+    iteration.longestSleepNs = this.#turnNs;
     try {
-      this.#iterate(turnNs);
+      const progress = this.#iterate(this.#turnNs);
+      this.#turnNs = progress ? BUSY_TURN_NS : Math.min(this.#turnNs * 2, IDLE_TURN_NS);
     } catch (error) {
-      for (const reject of this.#runs) reject(error);
-      // They settle, but for the jobs of that, which are Deno's to run.
-      this.#runs.clear();
+      this.#rejectAll(error);
     } finally {
       iteration.longestSleepNs = -1;
     }
     if (this.#runs.size !== 0) this.wake();
   }
 
-  #iterate(turnNs: number): void {
-    const { host, poll, isBusy, now } = this.#parts;
-    const { runJobs } = host;
+  #iterate(turnNs: number): boolean {
+    const { runJobs, poll, isBusy, now } = this.#parts;
     const untilNs = now() + turnNs;
+    let progress = false;
     for (let iterations = 1;; iterations++) {
-      poll();
+      const progressed = poll();
+      progress ||= progressed;
       // Without jobs in between nothing that follows from this iteration could happen.
-      if (runJobs === null) return;
+      if (runJobs === null) break;
       runJobs();
-      if (this.#runs.size === 0 || !isBusy()) return;
-      if (iterations % ITERATIONS_PER_LOOK === 0 && now() >= untilNs) return;
+      if (this.#runs.size === 0 || !isBusy()) break;
+      // One that slept in vain has used the turn up.
+      if (!progressed) break;
+      if (iterations % ITERATIONS_PER_LOOK === 0 && now() >= untilNs) break;
     }
+    return progress;
   }
 
   /** Leaves the thread to Deno's loop, until the context is changed. */
   #park(): void {
-    const { host } = this.#parts;
-    if (!host.hasWork()) {
-      const error = new Error(
-        "Cannot go on running as nothing can ever settle the promise: the context has no requests, " +
-          "handlers, timers or bottom halves, and Deno nothing to wait for",
-      );
-      for (const reject of this.#runs) reject(error);
-      this.#runs.clear();
-      return;
-    }
     this.#parked = true;
-    this.#check = setTimeout(() => this.wake(), PARKED_CHECK_MS);
+    globalThis.addEventListener("beforeunload", this.#denoEnds);
   }
 
   #unpark(): void {
     if (!this.#parked) return;
     this.#parked = false;
-    clearTimeout(this.#check);
+    globalThis.removeEventListener("beforeunload", this.#denoEnds);
+  }
+
+  #reportDeadlock(event: Event): void {
+    // Jobs only run if Deno does not end after all.
+    event.preventDefault();
+    this.#unpark();
+    this.#rejectAll(
+      new Error(
+        "Cannot go on running as nothing can ever settle the promise: the context has no requests, " +
+          "handlers, timers or bottom halves, and Deno nothing to wait for",
+      ),
+    );
+  }
+
+  /** Ends all runs; that they are over is told by jobs, which are Deno's to run. */
+  #rejectAll(error: unknown): void {
+    for (const reject of this.#runs) reject(error);
+    this.#runs.clear();
   }
 }

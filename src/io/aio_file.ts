@@ -8,13 +8,13 @@
 import type { RequestView } from "./buffers.ts";
 import { CacheHistory } from "./cached_reads.ts";
 import { IoOwner, type OwnerKind } from "./io_owner.ts";
+import type { IoRequests } from "./io_request.ts";
 import {
   FileOperation,
-  type IoRequests,
   type Operation,
   type RequestOptions,
   type RequestWords,
-} from "./io_request.ts";
+} from "./operation.ts";
 import { type FileStatus, readStatx, STATX_BYTES, STATX_MASK } from "./statx.ts";
 import { transferVector } from "./vector.ts";
 

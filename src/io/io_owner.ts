@@ -5,7 +5,8 @@
  * not be closed while the kernel works on a request of it. So closing takes the number away at once,
  * ends the requests or waits for them, and only then closes.
  */
-import { FileOperation, type IoRequest, type IoRequests } from "./io_request.ts";
+import type { IoRequest, IoRequests } from "./io_request.ts";
+import { FileOperation } from "./operation.ts";
 
 /** What an fd is, and whether its requests have to be cancelled for it to be closed. */
 export interface OwnerKind {

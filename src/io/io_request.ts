@@ -9,7 +9,6 @@
  */
 import { AioError, Errno } from "../../ffi/errno.ts";
 import { SqeOp, SqeWord, storeNumber } from "../../ffi/sqe.ts";
-import { PollEvent } from "../../ffi/system.ts";
 import { AioRequest } from "../request.ts";
 import type { RequestQueue } from "../request_queue.ts";
 import type { IoOwner } from "./io_owner.ts";
@@ -21,68 +20,16 @@ import {
   Location,
   type RequestView,
 } from "./buffers.ts";
+import {
+  FileOperation,
+  type Operation,
+  type RequestOptions,
+  type RequestWords,
+} from "./operation.ts";
 import type { CachedReads, CacheHistory } from "./cached_reads.ts";
-
-/** Options of a single request. */
-export interface RequestOptions {
-  /** Cancels the request: it rejects with the signal's reason, unless it is complete before. */
-  signal?: AbortSignal;
-}
-
-/** What an operation is called in errors, and what it waits for where its fd does not block. */
-export interface Operation {
-  readonly opcode: number;
-  /** The system call, as `"pread"`. */
-  readonly syscall: string;
-  /** What cannot be done, as `"read"`. */
-  readonly verb: string;
-  /** Events that end an EAGAIN; 0 where that is an error like others. */
-  readonly events: number;
-  /** The kernel writes to the memory. */
-  readonly fills: boolean;
-}
-
-/** Words of an SQE, and what goes with them. */
-export interface RequestWords {
-  /** The owner's, where not given. */
-  fd?: number;
-  off?: number;
-  address?: number;
-  len?: number;
-  opFlags?: number;
-  /** Keeps the memory alive that `address`, or something else here, points into. */
-  memory?: unknown;
-  /** What the request is about, in errors; its fd where not given. */
-  subject?: string;
-}
 
 /** Bytes that one request transfers at most, which is the kernel's own limit. */
 const TRANSFER_MAX = 0x7fff_f000;
-
-/** Operations on files. */
-export const FileOperation = {
-  read: operation(SqeOp.read, "read", "read", PollEvent.in, true),
-  write: operation(SqeOp.write, "write", "write", PollEvent.out),
-  readv: operation(SqeOp.readv, "readv", "read", PollEvent.in, true),
-  writev: operation(SqeOp.writev, "writev", "write", PollEvent.out),
-  fsync: operation(SqeOp.fsync, "fsync", "sync"),
-  fallocate: operation(SqeOp.fallocate, "fallocate", "allocate room in"),
-  ftruncate: operation(SqeOp.ftruncate, "ftruncate", "truncate"),
-  statx: operation(SqeOp.statx, "statx", "stat"),
-  openat: operation(SqeOp.openat, "openat", "open"),
-  close: operation(SqeOp.close, "close", "close"),
-} as const;
-
-/** Describes an operation. */
-export function operation(
-  opcode: number,
-  syscall: string,
-  verb: string,
-  events = 0,
-  fills = false,
-): Operation {
-  return { opcode, syscall, verb, events, fills };
-}
 
 /** One request with its promise. */
 export class IoRequest extends AioRequest {

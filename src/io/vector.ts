@@ -5,7 +5,7 @@
 import { storeNumber } from "../../ffi/sqe.ts";
 import { Location, type RequestView } from "./buffers.ts";
 import type { IoOwner } from "./io_owner.ts";
-import { FileOperation, type Operation, type RequestOptions } from "./io_request.ts";
+import { FileOperation, type Operation, type RequestOptions } from "./operation.ts";
 
 /** Buffers of one call at most; the kernel's UIO_MAXIOV. */
 const BUFFERS_MAX = 1024;

@@ -1,0 +1,89 @@
+/**
+ * What a context has for requests: their queue, and all that is made when the first one is.
+ *
+ * The device that carries requests out is the backend itself where it has a ring; otherwise it is
+ * put together from readiness and worker threads. Nothing here is opened before it is needed.
+ */
+import type { Shim } from "../ffi/shim_symbols.ts";
+import type { System } from "../ffi/system.ts";
+import { EmulatedRequests } from "./emulated_requests.ts";
+import type { HandlerRegistry } from "./handler_registry.ts";
+import { AioBuffers } from "./io/buffers.ts";
+import { CachedReads } from "./io/cached_reads.ts";
+import { IoRequests } from "./io/io_request.ts";
+import type { RequestDevice } from "./request.ts";
+import { RequestQueue } from "./request_queue.ts";
+import {
+  type AddedRequest,
+  type CompleteSqe,
+  type PrepareSqe,
+  Sqe,
+  SqeRequest,
+} from "./sqe_request.ts";
+import type { Trace } from "./trace.ts";
+
+/** What the requests of a context need of it. */
+export interface ContextRequestParts {
+  readonly shim: Shim;
+  readonly system: System;
+  readonly trace: Trace;
+  /** Called when the loop must not sleep on what it knew before. */
+  readonly changed: () => void;
+  /** Receives what completions throw. */
+  readonly report: (error: unknown) => void;
+  /** Throws where the context is disposed. */
+  readonly requireOpen: (verb: string) => void;
+}
+
+/** The requests of one context. */
+export class ContextRequests {
+  readonly queue: RequestQueue;
+  readonly #parts: ContextRequestParts;
+  #handlers: HandlerRegistry | null = null;
+  #buffers: AioBuffers | null = null;
+  #io: IoRequests | null = null;
+  readonly #sqe: Sqe = new Sqe();
+
+  constructor(parts: ContextRequestParts) {
+    const { trace, changed, report } = parts;
+    this.#parts = parts;
+    this.queue = new RequestQueue(() => this.#openDevice(), changed, trace, report);
+  }
+
+  /** Says which backend there is, before the first request. */
+  useHandlers(handlers: HandlerRegistry): void {
+    this.#handlers = handlers;
+  }
+
+  /** Adds a request that a caller describes. */
+  addSqe(prepare: PrepareSqe, complete: CompleteSqe): AddedRequest {
+    this.#sqe.fill(prepare);
+    this.#parts.requireOpen("add a request"); // The caller may have disposed the context.
+    const request = new SqeRequest(this.queue, this.#sqe, complete);
+    this.queue.add(request);
+    return request;
+  }
+
+  /** Memory that requests use without a copy. */
+  get buffers(): AioBuffers {
+    return this.#buffers ??= new AioBuffers();
+  }
+
+  /** Requests with promises. */
+  get io(): IoRequests {
+    return this.#io ??= this.#openIo();
+  }
+
+  #openIo(): IoRequests {
+    const { shim, system, requireOpen } = this.#parts;
+    const cached = new CachedReads(shim, this.queue, () => void system.calls++);
+    return new IoRequests(this.queue, this.buffers, cached, requireOpen);
+  }
+
+  #openDevice(): RequestDevice {
+    const handlers = this.#handlers!;
+    const { shim, system, trace } = this.#parts;
+    return handlers.fdmon.requests ??
+      new EmulatedRequests({ shim, system, handlers, queue: this.queue, trace });
+  }
+}

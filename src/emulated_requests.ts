@@ -1,0 +1,283 @@
+/**
+ * Requests on backends without a ring: the same SQEs, carried out with plain system calls.
+ *
+ * Sockets are tried at once and, where they would block, again when the fd is ready; so are pipes
+ * and the like. Files, which are always ready and may block all the same, are given to worker threads
+ * of the shim, which report through an eventfd; so the loop never waits for a disk. Chains and
+ * drains are refused. Invariant: a request in flight is either with the pool, or waits for the pool
+ * to have room, or for its fd in the queue of exactly one FdWaiters.
+ */
+import { AioError, Errno } from "../ffi/errno.ts";
+import { allocateNative, type NativeMemory } from "../ffi/memory.ts";
+import type { Shim } from "../ffi/shim_symbols.ts";
+import { CqeWord, loadNumber, SQE_WORDS, SqeFlag, SqeOp, SqeWord } from "../ffi/sqe.ts";
+import { PollEvent, type System } from "../ffi/system.ts";
+import { WorkerPool } from "../ffi/worker_pool.ts";
+import { FdWaiters, type WaitingRequests } from "./fd_waiters.ts";
+import type { HandlerRegistry } from "./handler_registry.ts";
+import type { AioRequest, RequestDevice } from "./request.ts";
+import type { RequestQueue } from "./request_queue.ts";
+import type { Trace } from "./trace.ts";
+
+/** Threads for files: as many disks' worth of waiting as is sensible on few processors. */
+const THREADS = 4;
+/** Requests that the pool holds; the others wait here. */
+const POOL_CAPACITY = 1024;
+/** How long disposing waits for requests that threads are working on. */
+const QUIESCE_NS = 2e9;
+
+const IN = PollEvent.in, OUT = PollEvent.out;
+
+/** Opcodes that are tried on the loop's own thread, and the events they wait for. */
+const TRIED: ReadonlyMap<number, number> = new Map([
+  [SqeOp.nop, 0],
+  [SqeOp.recv, IN],
+  [SqeOp.recvmsg, IN],
+  [SqeOp.accept, IN],
+  [SqeOp.send, OUT],
+  [SqeOp.sendmsg, OUT],
+  [SqeOp.connect, OUT],
+  [SqeOp.shutdown, 0],
+]);
+
+/** Opcodes for which the fd has to be ready before a thread may block on them. */
+const TRANSFERS: ReadonlyMap<number, number> = new Map([
+  [SqeOp.read, IN],
+  [SqeOp.readv, IN],
+  [SqeOp.write, OUT],
+  [SqeOp.writev, OUT],
+]);
+
+/** Other opcodes for the threads. */
+const FOR_THREADS: ReadonlySet<number> = new Set([
+  SqeOp.fsync,
+  SqeOp.syncFileRange,
+  SqeOp.fallocate,
+  SqeOp.openat,
+  SqeOp.close,
+  SqeOp.statx,
+  SqeOp.fadvise,
+  SqeOp.ftruncate,
+]);
+
+/** What the requests are carried out with. */
+export interface EmulationParts {
+  readonly shim: Shim;
+  readonly system: System;
+  readonly handlers: HandlerRegistry;
+  readonly queue: RequestQueue;
+  readonly trace: Trace;
+}
+
+/** Carries requests out by readiness and on threads. */
+export class EmulatedRequests implements RequestDevice, WaitingRequests {
+  readonly #parts: EmulationParts;
+  /** The SQE that is looked at. */
+  readonly #sqe = allocateNative(SQE_WORDS * 4);
+  /** One struct pollfd. */
+  readonly #pollFd = allocateNative(8);
+  readonly #noTime = allocateNative(8);
+  /** SQEs of requests that wait, by slot. */
+  #saved: NativeMemory = allocateNative(64 * SQE_WORDS * 4);
+  readonly #waiters = new Map<number, FdWaiters>();
+  /** The fd each waiting request waits for, by slot. */
+  readonly #waitingFor: FdWaiters[] = [];
+  #pool: WorkerPool | null = null;
+  /** Slots for which the pool has no room. */
+  readonly #overflow: number[] = [];
+
+  constructor(parts: EmulationParts) {
+    this.#parts = parts;
+  }
+
+  start(request: AioRequest): void {
+    const { slot } = request;
+    const words = this.#sqe.i32;
+    words.fill(0);
+    request.prepare(words, 0);
+    words[SqeWord.userData] = slot;
+    if ((words[SqeWord.opcode] & ~(0xff | SqeFlag.async)) !== 0) {
+      throw new AioError("Cannot link or drain requests", "io_uring_enter", Errno.EOPNOTSUPP);
+    }
+    words[SqeWord.opcode] &= 0xff;
+    const opcode = words[SqeWord.opcode], fd = words[SqeWord.fd];
+    this.#begin(slot, opcode, fd);
+    const { trace } = this.#parts;
+    if (trace.wants("fdmon_io_uring_add_sqe")) {
+      const off = loadNumber(words, SqeWord.off);
+      trace.emit("fdmon_io_uring_add_sqe", { opcode, fd, off });
+    }
+  }
+
+  #begin(slot: number, opcode: number, fd: number): void {
+    const events = opcode === SqeOp.pollAdd
+      ? this.#sqe.i32[SqeWord.opFlags]
+      : TRIED.get(opcode) ?? TRANSFERS.get(opcode);
+    if (events === undefined) {
+      if (!FOR_THREADS.has(opcode)) {
+        throw new AioError("Cannot make a request", "io_uring_enter", Errno.EOPNOTSUPP);
+      }
+      if (opcode === SqeOp.close) this.forget(fd);
+      return this.#submit(slot);
+    }
+    // Behind those that wait, as otherwise bytes would be read or sent out of turn.
+    const busy = events !== 0 && this.#waiters.get(fd)?.hasWaiting(events) === true;
+    if (busy || !this.#attempt(slot, opcode, fd, events)) this.#wait(slot, fd, events);
+  }
+
+  /** Carries the request in `#sqe` out, or hands it to a thread; false where its fd is not ready. */
+  #attempt(slot: number, opcode: number, fd: number, events: number): boolean {
+    const { shim, queue, system } = this.#parts;
+    // What might block although it is tried is asked for first; so is what a thread would wait for.
+    const asks = opcode === SqeOp.accept || opcode === SqeOp.pollAdd || TRANSFERS.has(opcode);
+    if (asks) {
+      const revents = this.#ready(fd, events);
+      if (revents === 0) return false;
+      if (revents < 0) queue.completed(slot, revents, 0);
+      else if (opcode === SqeOp.pollAdd) queue.completed(slot, revents, 0);
+      else if (opcode !== SqeOp.accept) this.#submit(slot);
+      if (revents < 0 || opcode !== SqeOp.accept) return true;
+    }
+    system.calls++;
+    const result = shim.aio_execute(this.#sqe.pointer);
+    if (events !== 0 && result === -Errno.EAGAIN) return false;
+    if (opcode === SqeOp.connect) {
+      if (result === -Errno.EINPROGRESS || result === -Errno.EALREADY) return false;
+      // The second call tells that the first one has succeeded meanwhile.
+      queue.completed(slot, result === -Errno.EISCONN ? 0 : result, 0);
+    } else queue.completed(slot, result, 0);
+    return true;
+  }
+
+  /** The events of an fd now; -EBADF where it is not open. */
+  #ready(fd: number, events: number): number {
+    const { shim, system } = this.#parts;
+    this.#pollFd.i32[0] = fd;
+    this.#pollFd.i32[1] = events;
+    system.calls++;
+    const count = shim.aio_ppoll(this.#pollFd.pointer, 1, this.#noTime.pointer);
+    if (count <= 0) return count === -Errno.EINTR ? 0 : count;
+    const revents = this.#pollFd.i32[1] >>> 16;
+    return (revents & PollEvent.invalid) !== 0 ? -Errno.EBADF : revents;
+  }
+
+  #wait(slot: number, fd: number, events: number): void {
+    let waiters = this.#waiters.get(fd);
+    if (waiters === undefined) {
+      waiters = new FdWaiters(fd, this.#parts.handlers, this);
+      this.#waiters.set(fd, waiters);
+    }
+    this.#save(slot);
+    this.#waitingFor[slot] = waiters;
+    try {
+      waiters.add(slot, events);
+    } catch (error) {
+      if (waiters.empty) this.forget(fd);
+      throw error;
+    }
+  }
+
+  #save(slot: number): void {
+    while (this.#saved.i32.length < (slot + 1) * SQE_WORDS) {
+      const larger = allocateNative(this.#saved.buffer.byteLength * 2);
+      larger.i32.set(this.#saved.i32);
+      this.#saved = larger;
+    }
+    this.#saved.i32.set(this.#sqe.i32, slot * SQE_WORDS);
+  }
+
+  #load(slot: number): void {
+    const at = slot * SQE_WORDS;
+    for (let word = 0; word < SQE_WORDS; word++) {
+      this.#sqe.i32[word] = this.#saved.i32[at + word];
+    }
+  }
+
+  /** A waiting request's fd is ready: tries it again. */
+  retry(slot: number, events: number): boolean {
+    this.#load(slot);
+    const words = this.#sqe.i32;
+    return this.#attempt(slot, words[SqeWord.opcode], words[SqeWord.fd], events);
+  }
+
+  /** The fd of waiting requests cannot be watched. */
+  fail(slot: number, errno: number): void {
+    this.#parts.queue.completed(slot, -errno, 0);
+  }
+
+  /** The fd is about to be closed: nobody watches it any more. */
+  forget(fd: number): void {
+    this.#waiters.get(fd)?.stop();
+    this.#waiters.delete(fd);
+  }
+
+  #submit(slot: number): void {
+    const pool = this.#pool ??= this.#openPool();
+    if (!pool.full && this.#overflow.length === 0) return pool.submit(this.#sqe.i32, 0);
+    this.#save(slot);
+    this.#overflow.push(slot);
+  }
+
+  #openPool(): WorkerPool {
+    const { shim, system, handlers } = this.#parts;
+    const pool = new WorkerPool(shim, system, { threads: THREADS, capacity: POOL_CAPACITY });
+    try {
+      handlers.watch(pool.fd, { ioRead: () => this.#reap() });
+    } catch (error) {
+      pool.dispose();
+      throw error;
+    }
+    return pool;
+  }
+
+  #reap(): void {
+    const pool = this.#pool!, { queue } = this.#parts;
+    const count = pool.reap();
+    for (let number = 0; number < count; number++) {
+      const at = pool.cqeIndex(number);
+      queue.completed(pool.cqes[at + CqeWord.userData], pool.cqes[at + CqeWord.res], 0);
+    }
+    let next = 0;
+    for (; next < this.#overflow.length && !pool.full; next++) {
+      this.#load(this.#overflow[next]);
+      pool.submit(this.#sqe.i32, 0);
+    }
+    this.#overflow.splice(0, next);
+  }
+
+  cancel({ slot }: AioRequest): void {
+    const { queue } = this.#parts;
+    const place = this.#overflow.indexOf(slot);
+    if (place !== -1) {
+      this.#overflow.splice(place, 1);
+      queue.completed(slot, -Errno.ECANCELED, 0);
+    } else if (this.#waitingFor[slot]?.remove(slot) === true) {
+      queue.completed(slot, -Errno.ECANCELED, 0);
+    } else {
+      // Where a thread is working on it, it completes in its own time.
+      this.#pool?.cancel(slot);
+    }
+  }
+
+  quiesce(requests: readonly AioRequest[]): void {
+    for (const request of requests) this.cancel(request);
+    const { queue, system, shim } = this.#parts;
+    const untilNs = system.now() + QUIESCE_NS;
+    const left = allocateNative(8);
+    while (queue.running > 0 && this.#pool !== null) {
+      left.f64[0] = untilNs - system.now();
+      if (left.f64[0] <= 0) return;
+      this.#pollFd.i32[0] = this.#pool.fd;
+      this.#pollFd.i32[1] = IN;
+      system.calls++;
+      shim.aio_ppoll(this.#pollFd.pointer, 1, left.pointer);
+      this.#reap();
+    }
+  }
+
+  dispose(): void {
+    this.#waiters.clear();
+    this.#pool?.dispose();
+    this.#pool = null;
+  }
+}
