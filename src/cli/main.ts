@@ -119,7 +119,7 @@ function describeTrace(finish: (code: number | null) => void, program: Command):
     .argument("[arguments...]", "what it is run with")
     .passThroughOptions()
     .addOption(option("--output <path>", "trace file to write, for Perfetto", "trace.json"))
-    .addOption(option("--after <seconds>", "when to begin recording", "0"))
+    .addOption(option("--after <seconds>", "when to begin, from the first context on", "0"))
     .option("--seconds <number>", "how long to record (default: to the end)")
     .option("--summary", "print where the time of an iteration goes")
     .option("--json", "print that as JSON; what the program logs goes to stderr")

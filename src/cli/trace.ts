@@ -9,7 +9,7 @@ import { pathToFileURL } from "node:url";
 import { ExitCode, UsageError } from "./exit.ts";
 import { whole } from "./scale_report.ts";
 import { Recorder, type RecordingPlan } from "./trace_recorder.ts";
-import { summaryTable } from "./trace_summary.ts";
+import { contexts, summaryTable } from "./trace_summary.ts";
 
 /** Options as the user typed them. */
 export interface TraceArguments {
@@ -166,7 +166,7 @@ function tell(recorder: Recorder, plan: RecordingPlan, args: TraceArguments): nu
   }
   if (args.summary === true) console.log(summaryTable(report));
   console.log(
-    `Trace: ${plan.path}, ${whole(events)} events of ${report.contexts} contexts; ` +
+    `Trace: ${plan.path}, ${whole(events)} events of ${contexts(report)}; ` +
       "https://ui.perfetto.dev opens it.",
   );
   return ExitCode.ok;

@@ -45,9 +45,8 @@ export class TraceFile {
   readonly #tracks: Track[] = [];
   readonly #encoder = new TextEncoder();
   #pending = "";
-  /** Bytes before the tail, and of all. */
+  /** Bytes before the tail. */
   #end = 0;
-  #size = 0;
 
   /**
    * Makes the file, or empties it.
@@ -118,14 +117,12 @@ export class TraceFile {
     const text = this.#encoder.encode(this.#pending);
     this.#pending = "";
     const tail = this.#encoder.encode(this.#tail());
-    // Spaces rather than a shorter file: there is no moment at which it has two tails.
-    const size = Math.max(text.length + tail.length, this.#size - this.#end);
-    const bytes = new Uint8Array(size).fill(0x20);
+    // This covers the old tail: each end in that stands in the text by now or in the new one.
+    const bytes = new Uint8Array(text.length + tail.length);
     bytes.set(text);
     bytes.set(tail, text.length);
     this.#file.seekSync(this.#end, Deno.SeekMode.Start);
-    for (let done = 0; done < size;) done += this.#file.writeSync(bytes.subarray(done));
-    this.#size = this.#end + size;
+    for (let done = 0; done < bytes.length;) done += this.#file.writeSync(bytes.subarray(done));
     this.#end += text.length;
   }
 

@@ -15,8 +15,8 @@ import { EVENTS_MAX, type TraceArguments, TraceFile, type Track } from "./trace_
 import { type Scope, Summary } from "./trace_summary.ts";
 
 /** What writing before a sleep may take at any time: so much, and a share of the time so far. */
-const WRITE_ALLOWANCE_NS = 5e6;
-const WRITE_SHARE = 0.02;
+const WRITE_ALLOWANCE_NS = 20e6;
+const WRITE_SHARE = 0.05;
 
 const SCOPE_OF: Readonly<Record<TracedCallback, Scope>> = {
   ioRead: "ioRead",
@@ -36,7 +36,7 @@ export interface RecordingPlan {
   readonly path: string;
   /** What is traced, for the title. */
   readonly program: string;
-  /** When to begin, counted from now, and for how long. */
+  /** When to begin, counted from the first context, and for how long. */
   readonly afterSeconds: number;
   readonly seconds: number;
 }
@@ -58,8 +58,8 @@ export class Recorder {
   readonly #plan: RecordingPlan;
   readonly #limit: number;
   readonly #now: () => number;
-  readonly #startNs: number;
-  readonly #endNs: number;
+  #startNs = 0;
+  #endNs = Infinity;
   readonly #unsubscribe: (() => void)[] = [];
   #file: TraceFile | null = null;
   #events = 0;
@@ -74,8 +74,6 @@ export class Recorder {
     this.#limit = limit;
     const clock = new SystemClock(loadShim());
     this.#now = () => clock.now();
-    this.#startNs = this.#now() + plan.afterSeconds * 1e9;
-    this.#endNs = this.#startNs + plan.seconds * 1e9;
     observeContexts((context) => this.#record(context));
   }
 
@@ -138,14 +136,19 @@ export class Recorder {
   }
 
   #open(): void {
-    const { path, program } = this.#plan;
-    this.#file ??= new TraceFile(path, this.#startNs, program, this.#limit);
+    if (this.#file !== null) return;
+    const { path, program, afterSeconds } = this.#plan;
+    this.#startNs = this.#now() + afterSeconds * 1e9;
+    this.#file = new TraceFile(path, this.#startNs, program, this.#limit);
   }
 
   #begin(recorded: Recorded, scope: Scope, args: TraceArguments): void {
     const atNs = this.#now();
     // An iteration that runs already when the recording begins would be half a one.
-    if (!this.#began) this.#began = scope === "iteration" && atNs >= this.#startNs;
+    if (!this.#began && scope === "iteration" && atNs >= this.#startNs) {
+      this.#began = true;
+      this.#endNs = atNs + this.#plan.seconds * 1e9;
+    }
     if (!this.#isRecording(atNs)) return;
     this.summary.begin(scope, atNs);
     this.#attempt((file) => {

@@ -132,9 +132,14 @@ export function summaryTable(report: SummaryReport): string {
   }
   return `${rows.toString()}\n` +
     `${whole(report.iterations)} iterations of ${report.usPerIteration.toFixed(2)} µs in ` +
-    `${report.seconds.toFixed(2)} s, ${report.contexts} contexts. Of all time ` +
+    `${report.seconds.toFixed(2)} s, ${contexts(report)}. Of all time ` +
     `${percent(report.outsideShare)} passed outside poll(). Tracing took ` +
     `${percent(report.tracingShare)} more, which is not in the shares.`;
+}
+
+/** How many contexts there were, in words. */
+export function contexts(report: SummaryReport): string {
+  return report.contexts === 1 ? "1 context" : `${report.contexts} contexts`;
 }
 
 function percent(share: number): string {
