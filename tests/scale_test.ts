@@ -178,7 +178,7 @@ Deno.test("scale: bad arguments are usage errors that name the option and the va
 Deno.test("cli: help is printed with an example, and commands are told apart", async () => {
   const help = await cli(["--help"]);
   assertEquals(help.code, 0);
-  for (const name of ["scale", "doctor", "setup"]) {
+  for (const name of ["scale", "trace", "doctor", "setup"]) {
     assertStringIncludes(help.stdout, name);
     const { code, stdout } = await cli([name, "--help"]);
     assertEquals(code, 0);

@@ -1,127 +1,273 @@
-/** The command `trace`, run as a user would; its file follows the rules of the trace event format. */
+/** The command `trace`, run as a user would: the file, the summary, and what can go wrong. */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { cliWords, FOLDER, importLine, newFolder, type Result, run } from "./child.ts";
+import { EVENTS_MAX } from "../src/cli/trace_file.ts";
+import { cliWords, FOLDER, importLine, type Result, run } from "./child.ts";
+import { FDMONS } from "./each_fdmon.ts";
+import { namesOf, requireTrace, type TraceEvent } from "./trace_format.ts";
 
-interface TraceEvent {
-  readonly ph: string;
-  readonly name: string;
-  readonly pid: number;
-  readonly tid: number;
-  readonly ts?: number;
-  readonly args?: Record<string, unknown>;
+const FILE = `${FOLDER}/blocks.img`;
+Deno.writeFileSync(FILE, new Uint8Array(65_536));
+const SCALE = ["scale", "--devices", "1", "--queues", "8", "--seconds", "0.2", "--file", FILE];
+const SHORT = [...SCALE, "--idle-seconds", "0.2", "--removal", "on"];
+
+let traces = 0;
+
+/** Runs the command; `output` is where its file is to be. */
+async function trace(...args: string[]): Promise<Result & { output: string }> {
+  const output = `${FOLDER}/trace_${traces++}.json`;
+  return { output, ...await run(cliWords(["trace", "--output", output, ...args])) };
 }
 
-const FILE = `${FOLDER}/trace_blocks.img`;
-Deno.writeFileSync(FILE, crypto.getRandomValues(new Uint8Array(65_536)));
-
-function trace(...args: string[]): Promise<Result> {
-  return run(cliWords(["trace", ...args]));
-}
-
-/** Reads a trace file and checks it: slices are closed and nested, times are numbers that rise. */
-function readTrace(path: string): TraceEvent[] {
-  const { traceEvents, displayTimeUnit } = JSON.parse(Deno.readTextFileSync(path));
-  assertEquals(displayTimeUnit, "ns");
-  const open = new Map<number, string[]>(), last = new Map<number, number>();
-  for (const { ph, name, pid, tid, ts } of traceEvents as TraceEvent[]) {
-    assert(Number.isInteger(pid) && Number.isInteger(tid), name);
-    assert(["B", "E", "i", "C", "M"].includes(ph), ph);
-    if (ph === "M") continue;
-    assert(Number.isFinite(ts) && ts! >= 0, `${name} at ${ts}`);
-    assert(ts! >= (last.get(tid) ?? 0), `${name} at ${ts} after ${last.get(tid)}`);
-    last.set(tid, ts!);
-    const slices = open.get(tid) ?? [];
-    open.set(tid, slices);
-    if (ph === "B") slices.push(name);
-    if (ph === "E") assertEquals(slices.pop(), name);
-  }
-  for (const slices of open.values()) assertEquals(slices, []);
-  return traceEvents;
-}
-
-/** A module that makes contexts of its own. */
-function moduleOf(text: string): string {
-  const path = `${newFolder()}/program.ts`;
-  Deno.writeTextFileSync(path, importLine("AioContext, EventNotifier", "mod.ts") + text);
+/** A module of a user's: a context, an fd handler, and after that the text. */
+function module(text: string): string {
+  const path = Deno.makeTempFileSync({ dir: FOLDER, suffix: ".ts" });
+  Deno.writeTextFileSync(
+    path,
+    `${importLine("AioContext, EventNotifier", "mod.ts")}
+    const ctx = new AioContext({ pollParams: { maxNs: 0 } });
+    const notifier = new EventNotifier();
+    const request = (count: number) => {
+      for (let number = 0; number < count; number++) {
+        notifier.set();
+        ctx.poll(true);
+      }
+    };
+    ctx.setFdHandler(notifier.fd, { ioRead: () => notifier.testAndClear() });
+    ${text}`,
+  );
   return path;
 }
 
-const SERVES = `using ctx = new AioContext();
-using notifier = new EventNotifier();
-ctx.setFdHandler(notifier.fd, { ioRead: () => notifier.testAndClear() });
-ctx.bottomHalf(() => {}, { name: "mine" }).schedule();
-ctx.timer(() => {}).arm(ctx.now());
-for (let event = 0; event < 10; event++) {
-  notifier.set();
-  ctx.poll(true);
+function read(path: string): TraceEvent[] {
+  return requireTrace(Deno.readTextFileSync(path));
 }
-ctx.setFdHandler(notifier.fd, null);
-console.log("arguments", Deno.args.join(" "));
-`;
 
-Deno.test("trace scale: writes slices, instants and counters, and a summary", async () => {
-  const path = `${newFolder()}/trace.json`;
-  const scale = ["--devices", "2", "--queues", "8", "--removal", "on", "--file", FILE];
-  const short = ["--seconds", "0.3", "--idle-seconds", "0.3"];
-  const { code, stdout, stderr } = await trace(
-    ...["--output", path, "--summary", "scale", ...scale, ...short],
-  );
-  assertEquals(code, 0, stderr);
-  const events = readTrace(path);
-  const named = (ph: string) => new Set(events.filter((e) => e.ph === ph).map((e) => e.name));
-  for (const name of ["iteration", "wait", "ioRead", "ioPollReady"]) {
-    assert(named("B").has(name), `${name} is not among ${[...named("B")]}`);
-  }
-  assert(named("i").has("poll_add") && named("i").has("poll_remove"), [...named("i")].join());
-  assert(named("C").size > 0);
-  assertMatch(stdout, /ioPollReady .* %/);
-  assertStringIncludes(stdout, path);
-});
+function count(events: readonly TraceEvent[], phase: string, name: string): number {
+  return events.filter((event) => event.ph === phase && event.name === name).length;
+}
 
-Deno.test("trace MODULE: runs it with its arguments and traces its contexts", async () => {
-  const path = `${newFolder()}/trace.json`;
-  const module = moduleOf(SERVES);
-  const { code, stdout, stderr } = await trace("--output", path, module, "one", "--two");
-  assertEquals(code, 0, stderr);
-  assertStringIncludes(stdout, "arguments one --two");
-  const begun = readTrace(path).filter(({ ph }) => ph === "B").map(({ name }) => name);
-  assertEquals(begun.filter((name) => name === "iteration").length, 10);
-  assertEquals(begun.filter((name) => name === "ioRead").length, 10);
-});
-
-Deno.test("trace --json: prints the summary for programs", async () => {
-  const path = `${newFolder()}/trace.json`;
-  const { code, stdout, stderr } = await trace("--output", path, "--json", moduleOf(SERVES));
-  assertEquals(code, 0, stderr);
-  const summary = JSON.parse(stdout);
-  assert(JSON.stringify(summary).includes("ioRead"));
-  assertStringIncludes(stderr, "arguments");
-});
-
-for (const [how, end] of [["throws", "throw new Error('ended');"], ["exits", "Deno.exit(3);"]]) {
-  Deno.test(`trace: the file is whole when the program ${how} inside a callback`, async () => {
-    const path = `${newFolder()}/trace.json`;
-    const text = `const ctx = new AioContext();
-ctx.bottomHalf(() => { ${end} }).schedule();
-ctx.poll(true);
-`;
-    const { code } = await trace("--output", path, moduleOf(text));
-    assertEquals(code, how === "exits" ? 3 : 1);
-    assert(readTrace(path).some(({ name }) => name.includes("bottomHalf") || name === "iteration"));
+for (const fdmon of FDMONS) {
+  Deno.test(`trace --summary scale: a valid file and a table (${fdmon})`, async () => {
+    const { code, stdout, stderr, output } = await trace("--summary", ...SHORT, "--fdmon", fdmon);
+    assertEquals(code, 0, stderr);
+    const events = read(output);
+    const slices = namesOf(events, "B");
+    for (const name of ["iteration", "poll mode", "wait", "ioRead", "ioPollBegin", "ioPollEnd"]) {
+      assert(slices.includes(name), `${name} is not among ${slices}`);
+    }
+    const instants = namesOf(events, "i");
+    assert(instants.includes("poll_add"), `${instants}`);
+    assertEquals(instants.includes("poll_remove"), fdmon === "io_uring");
+    const counters = ["handlers", "listed", "ready"].map((name) => `${name} (context 1)`);
+    assertEquals(namesOf(events, "C"), counters);
+    const names = events.filter(({ ph }) => ph === "M").map(({ args }) => args.name ?? "");
+    assertEquals(names.slice(0, 2), [
+      SHORT.concat("--fdmon", fdmon).join(" "),
+      `context 1 (${fdmon})`,
+    ]);
+    assertStringIncludes(stdout, "IOPS");
+    assertMatch(stdout, /│ poll mode +│ +[\d,]+ │ +[\d.]+ % │ +[\d.]+ │ +[\d.]+ │/);
+    assertMatch(stdout, /│ the rest +│/);
+    assertMatch(stdout, /[\d,]+ iterations of [\d.]+ µs in [\d.]+ s, 1 context\./);
+    assertMatch(stdout, new RegExp(`^Trace: ${output}, [\\d,]+ events of 1 context;`, "m"));
   });
 }
 
-Deno.test("trace: bad arguments are usage errors or say what cannot be had", async () => {
-  const rows: readonly [args: string[], code: number, message: string][] = [
-    [[], 2, "missing required argument 'program'"],
-    [["--nope", "scale"], 2, "unknown option '--nope'"],
-    [["--seconds", "x", "scale"], 2, "Cannot use --seconds x"],
-    [["--output", "/nowhere/trace.json", "scale"], 2, "/nowhere/trace.json"],
-    [["--output", `${newFolder()}/trace.json`, "scale", "--bs", "7"], 2, "Cannot use --bs 7"],
-  ];
-  for (const [args, expected, message] of rows) {
-    const { code, stderr } = await trace(...args);
-    assertEquals(code, expected, `${args.join(" ")}: ${stderr}`);
-    assertStringIncludes(stderr, message);
+Deno.test("trace --json scale: the output is JSON alone, and its shares are all", async () => {
+  const { code, stdout, stderr, output } = await trace("--json", ...SHORT);
+  assertEquals(code, 0, stderr);
+  const report = JSON.parse(stdout);
+  assertEquals(Object.keys(report), [
+    "file",
+    "events",
+    "limitReached",
+    "seconds",
+    "contexts",
+    "iterations",
+    "usPerIteration",
+    "outsideShare",
+    "tracingShare",
+    "parts",
+  ]);
+  assertEquals([report.file, report.contexts], [output, 1]);
+  assertEquals(report.events, read(output).filter(({ ph }) => ph !== "M").length);
+  let share = 0, us = 0;
+  for (const part of report.parts) {
+    assertEquals(Object.keys(part), ["part", "times", "share", "meanUs", "usPerIteration"]);
+    assert(part.times > 0 && part.meanUs >= 0, part.part);
+    share += part.share;
+    us += part.usPerIteration;
   }
+  assert(Math.abs(share - 1) < 1e-9 && Math.abs(us / report.usPerIteration - 1) < 1e-9);
+  assert(report.outsideShare > 0 && report.tracingShare > 0 && report.tracingShare < 1);
+  assertStringIncludes(stderr, "IOPS", "what scale prints");
+});
+
+Deno.test("trace MODULE: has its arguments, goes on after its end and is traced to its own", async () => {
+  const path = module(`
+    console.log(JSON.stringify(Deno.args));
+    request(10);
+    setTimeout(() => {
+      using second = new AioContext();
+      second.bottomHalf(() => {}, { name: 'a "half"\\n\\ud800' }).schedule();
+      second.poll(true);
+      request(5);
+    }, 20);`);
+  const { code, stdout, stderr, output } = await trace(path, "--summary", "two words", "--", "-x");
+  assertEquals(code, 0, stderr);
+  assertEquals(stdout.split("\n")[0], '["--summary","two words","--","-x"]');
+  const events = read(output);
+  assertEquals(count(events, "B", "ioRead"), 15);
+  assertEquals(count(events, "B", "iteration"), 16);
+  const half = events.find(({ ph, name }) => ph === "B" && name === "bottom half")!;
+  assertEquals([half.tid, half.args.name], [2, 'a "half"\n\ud800']);
+  assert(!stdout.includes("part of an"), "no summary unless asked for");
+});
+
+Deno.test("trace MODULE: one that exits or fails is traced up to that, and its code stays", async () => {
+  const ends: Readonly<Record<string, [text: string, code: number, message: string]>> = {
+    exits: ["Deno.exit(7);", 7, ""],
+    "exits in a callback": ["ctx.scheduleOneshot(() => Deno.exit(7)); ctx.poll(true);", 7, ""],
+    throws: ['throw new Error("mine");', 1, "mine"],
+    "throws later": ['setTimeout(() => { throw new Error("mine"); }, 5);', 1, "mine"],
+    rejects: ['Promise.reject(new Error("mine"));', 1, "mine"],
+    "throws in a callback": [
+      'ctx.scheduleOneshot(() => { throw new Error("mine"); }); ctx.poll(true);',
+      1,
+      "mine",
+    ],
+  };
+  for (const [what, [text, expected, message]] of Object.entries(ends)) {
+    const { code, stderr, output } = await trace(module(`request(10); ${text}`));
+    assertEquals(code, expected, what);
+    assertStringIncludes(stderr, message);
+    assertEquals(count(read(output), "B", "ioRead"), 10, what);
+  }
+});
+
+Deno.test("trace MODULE: killed at any time, the file is whole", async (t) => {
+  const kill = 'Deno.kill(Deno.pid, "SIGKILL");';
+  const texts: Readonly<Record<string, string>> = {
+    "before anything happened": kill,
+    "in a callback": `request(10); ctx.scheduleOneshot(() => { ${kill} }); ctx.poll(true);`,
+    "in a nested iteration": `ctx.scheduleOneshot(() => {
+      request(10);
+      ctx.scheduleOneshot(() => { ${kill} });
+      ctx.poll(true);
+    });
+    ctx.poll(true);`,
+    "after more than is written at once": `request(5000); ${kill}`,
+  };
+  for (const [what, text] of Object.entries(texts)) {
+    await t.step(what, async () => {
+      const { code, output } = await trace(module(text));
+      assertEquals(code, 137);
+      const reads = count(read(output), "B", "ioRead");
+      if (text.includes("request(10)")) assert(reads >= 9, `${reads} reads`);
+      if (text.includes("request(5000)")) assert(reads > 1000, `${reads} reads`);
+    });
+  }
+  await t.step("asleep for ever", async () => {
+    const output = `${FOLDER}/asleep.json`;
+    const words = cliWords(["trace", "--output", output, module("request(10); ctx.poll(true);")]);
+    const [program, ...args] = words;
+    const child = new Deno.Command(program, { args, stdout: "null", stderr: "null" }).spawn();
+    const asleep = () => {
+      try {
+        return count(read(output), "B", "ioRead") === 10;
+      } catch {
+        return false; // Not made yet, or caught in the middle of a write.
+      }
+    };
+    for (let attempt = 0; !asleep(); attempt++) {
+      assert(attempt < 3000, "the events before the sleep were not written");
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    child.kill("SIGINT");
+    await child.status;
+    const events = read(output);
+    assertEquals([count(events, "B", "wait"), count(events, "E", "wait")], [11, 11]);
+  });
+});
+
+Deno.test("trace MODULE: keeps only so many events and says so; the summary counts all", async () => {
+  const iterations = EVENTS_MAX / 4;
+  const path = module(`for (let number = 0; number < ${iterations}; number++) {
+    ctx.scheduleOneshot(() => {});
+    ctx.poll(false);
+  }`);
+  const { code, stdout, stderr, output } = await trace("--json", path);
+  assertEquals(code, 0, stderr);
+  assertMatch(stderr, /ends after [\d.]+ s as no more than 500,000 events are kept: --after and/);
+  const report = JSON.parse(stdout);
+  assertEquals([report.events, report.limitReached], [EVENTS_MAX, true]);
+  assertEquals(report.iterations, iterations);
+  assert(count(read(output), "B", "iteration") < iterations);
+});
+
+Deno.test("trace --after --seconds: records that time alone, and lets go of the contexts", async () => {
+  const path = module(`
+    while (ctx.trace.active) request(1);
+    request(1);
+    console.log("done");`);
+  const { stdout, stderr, output } = await trace("--after", "0.2", "--seconds", "0.1", path);
+  assertStringIncludes(stdout, "done", stderr);
+  const events = read(output).filter(({ ph }) => ph !== "M");
+  assertEquals([events[0].ph, events[0].name], ["B", "iteration"]);
+  const lengthUs = events.at(-1)!.ts - events[0].ts;
+  assert(lengthUs > 0 && lengthUs <= 100_000, `${lengthUs} µs`);
+  assert(count(events, "B", "ioRead") >= 1);
+});
+
+Deno.test("trace: what cannot be written is said, and does not disturb what is traced", async () => {
+  const path = module('request(5000); console.log("done");');
+  const words = cliWords(["trace", "--summary", "--output", "/dev/full", path]);
+  const { code, stdout, stderr } = await run(words);
+  assertEquals([code, stdout], [1, "done\n"]);
+  assertMatch(stderr, /^error: Cannot write --output \/dev\/full as No space left on device/m);
+});
+
+Deno.test("trace: a module that makes no context is told so, and no file is made", async () => {
+  const path = Deno.makeTempFileSync({ dir: FOLDER, suffix: ".ts" });
+  Deno.writeTextFileSync(path, "export {};");
+  const { code, stdout, stderr, output } = await trace(path);
+  assertEquals([code, stdout], [1, ""]);
+  assertStringIncludes(stderr, "Nothing was recorded as no AioContext was made");
+  assertEquals(await Deno.stat(output).catch(() => null), null);
+});
+
+const BAD_ARGUMENTS: readonly [args: string[], message: string][] = [
+  [[], "missing required argument 'program'"],
+  [["/nonexistent.ts"], "Cannot trace /nonexistent.ts as it is neither scale nor a file"],
+  [[""], 'Cannot trace "" as it is neither scale nor a file'],
+  [[FOLDER], `Cannot trace ${FOLDER} as it is neither scale nor a file`],
+  [["--output", "", "scale"], 'Cannot use --output "" as it is not the name of a file'],
+  [["--output", "/nonexistent/t.json", "scale"], "as its folder does not exist"],
+  [["--output", FOLDER, "scale"], `Cannot use --output ${FOLDER} as it is a folder`],
+  [["--seconds", "soon", "scale"], "Cannot use --seconds soon as it is not a number of seconds"],
+  [["--after", "-1", "scale"], "Cannot use --after -1 as it is not a number of seconds"],
+  [["--seconds", "1e9", "scale"], "Cannot use --seconds 1e9 as it is not a number of seconds"],
+  [["--after", "99999", "scale"], "as it is not a number of seconds up to 86400"],
+  [["--colour", "scale"], "unknown option '--colour'"],
+  [["scale", "--summary"], "unknown option '--summary'"],
+  [["scale", "--devices", "x"], "Cannot use --devices x as it is not a whole number"],
+];
+
+Deno.test("trace: bad arguments are usage errors that name the option and the value", async (t) => {
+  for (const [args, message] of BAD_ARGUMENTS) {
+    await t.step(args.join(" "), async () => {
+      const { code, stdout, stderr } = await run(cliWords(["trace", ...args]));
+      assertEquals([code, stdout], [2, ""], stderr);
+      assertStringIncludes(stderr, "error: ");
+      assertStringIncludes(stderr, message);
+      assert(!stderr.includes("\n    at "), "a stack trace is not for users");
+    });
+  }
+});
+
+Deno.test("trace --help: has an example and the limit there is", async () => {
+  const { code, stdout } = await run(cliWords(["trace", "--help"]));
+  assertEquals(code, 0);
+  assertMatch(stdout, /Example:\n.* trace --summary .* scale /);
+  assertStringIncludes(stdout, `first ${EVENTS_MAX.toLocaleString("en-US")} events`);
 });
