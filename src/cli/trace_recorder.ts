@@ -14,8 +14,8 @@ import { observeContexts, type TracedContext } from "../trace.ts";
 import { EVENTS_MAX, type TraceArguments, TraceFile, type Track } from "./trace_file.ts";
 import { type Scope, Summary } from "./trace_summary.ts";
 
-/** What writing before a sleep may take at any time: so much, and a share of the time so far. */
-const WRITE_ALLOWANCE_NS = 20e6;
+/** Writes before a sleep: so many in any case, and more as long as they take this share of time. */
+const WRITES_FREE = 100;
 const WRITE_SHARE = 0.05;
 
 const SCOPE_OF: Readonly<Record<TracedCallback, Scope>> = {
@@ -66,6 +66,7 @@ export class Recorder {
   #fullNs = 0;
   #began = false;
   #ended = false;
+  #writes = 0;
   #writingNs = 0;
 
   /** Begins to observe. */
@@ -189,8 +190,9 @@ export class Recorder {
   }
 
   #writeBeforeSleep(file: TraceFile, atNs: number): void {
-    const allowedNs = WRITE_ALLOWANCE_NS + (atNs - this.#startNs) * WRITE_SHARE;
-    if (file.written || this.#writingNs > allowedNs) return;
+    const allowedNs = (atNs - this.#startNs) * WRITE_SHARE;
+    if (file.written || (this.#writes >= WRITES_FREE && this.#writingNs > allowedNs)) return;
+    this.#writes++;
     file.flush();
     this.#writingNs += this.#now() - atNs;
   }
