@@ -8,7 +8,7 @@ import { namesOf, requireTrace, type TraceEvent } from "./trace_format.ts";
 const FILE = `${FOLDER}/blocks.img`;
 Deno.writeFileSync(FILE, new Uint8Array(65_536));
 const SCALE = ["scale", "--devices", "1", "--queues", "8", "--seconds", "0.2", "--file", FILE];
-const SHORT = [...SCALE, "--idle-seconds", "0.2", "--removal", "on"];
+const SHORT = [...SCALE, "--idle-seconds", "0.05", "--removal", "on"];
 
 let traces = 0;
 
@@ -52,12 +52,11 @@ for (const fdmon of FDMONS) {
     assertEquals(code, 0, stderr);
     const events = read(output);
     const slices = namesOf(events, "B");
-    for (const name of ["iteration", "poll mode", "wait", "ioRead", "ioPollBegin", "ioPollEnd"]) {
+    for (const name of ["iteration", "wait", "ioRead"]) {
       assert(slices.includes(name), `${name} is not among ${slices}`);
     }
     const instants = namesOf(events, "i");
     assert(instants.includes("poll_add"), `${instants}`);
-    assertEquals(instants.includes("poll_remove"), fdmon === "io_uring");
     const counters = ["handlers", "listed", "ready"].map((name) => `${name} (context 1)`);
     assertEquals(namesOf(events, "C"), counters);
     const names = events.filter(({ ph }) => ph === "M").map(({ args }) => args.name ?? "");
@@ -66,15 +65,54 @@ for (const fdmon of FDMONS) {
       `context 1 (${fdmon})`,
     ]);
     assertStringIncludes(stdout, "IOPS");
-    assertMatch(stdout, /│ poll mode +│ +[\d,]+ │ +[\d.]+ % │ +[\d.]+ │ +[\d.]+ │/);
+    assertMatch(stdout, /│ wait +│ +[\d,]+ │ +[\d.]+ % │ +[\d.]+ │ +[\d.]+ │/);
     assertMatch(stdout, /│ the rest +│/);
     assertMatch(stdout, /[\d,]+ iterations of [\d.]+ µs in [\d.]+ s, 1 context\./);
     assertMatch(stdout, new RegExp(`^Trace: ${output}, [\\d,]+ events of 1 context;`, "m"));
   });
 }
 
+Deno.test("trace MODULE: polling, what it learns and idle removal are in the file", async () => {
+  // No block is too long to be polled for, so it polls on a busy machine too.
+  const path = module(`
+    ctx.setPollParams({ maxNs: 1e9, idleNs: 1e6, weight: 0 });
+    const device = new EventNotifier();
+    let posted = false;
+    ctx.setFdHandler(device.fd, {
+      ioRead: () => device.testAndClear(),
+      ioPoll: () => posted,
+      ioPollReady: () => posted = false,
+      ioPollBegin() {},
+      ioPollEnd() {},
+    });
+    ctx.setFdHandler(notifier.fd, null);
+    device.set();
+    ctx.poll(true);
+    posted = true;
+    ctx.poll(true);
+    const removals = ctx.fdmon.name === "io_uring" ? 1 : 0;
+    do {
+      ctx.timer(() => {}).arm(ctx.now() + 2e6);
+      ctx.poll(true);
+    } while (ctx.stats().idleRemovals < removals);
+    console.log(removals);`);
+  const { code, stdout, stderr, output } = await trace(path);
+  assertEquals(code, 0, stderr);
+  const events = read(output);
+  const slices = namesOf(events, "B");
+  for (const name of ["poll mode", "ioPollBegin", "ioPollReady", "ioPollEnd"]) {
+    assert(slices.includes(name), `${name} is not among ${slices}`);
+  }
+  const removed = stdout.startsWith("1") ? ["poll_remove"] : [];
+  assertEquals(namesOf(events, "i").filter((name) => name !== "poll_shrink"), [
+    "poll_add",
+    "poll_grow",
+    ...removed,
+  ]);
+});
+
 Deno.test("trace --json scale: the output is JSON alone, and its shares are all", async () => {
-  const { code, stdout, stderr, output } = await trace("--json", ...SHORT);
+  const { code, stdout, stderr, output } = await trace("--json", "--seconds", "0.05", ...SHORT);
   assertEquals(code, 0, stderr);
   const report = JSON.parse(stdout);
   assertEquals(Object.keys(report), [
@@ -90,7 +128,9 @@ Deno.test("trace --json scale: the output is JSON alone, and its shares are all"
     "parts",
   ]);
   assertEquals([report.file, report.contexts], [output, 1]);
-  assertEquals(report.events, read(output).filter(({ ph }) => ph !== "M").length);
+  // The ends of what was open when the recording ended are in the file beyond the events.
+  const ends = read(output).filter(({ ph }) => ph !== "M").length - report.events;
+  assert(ends >= 0 && ends <= 3, `${ends} ends`);
   let share = 0, us = 0;
   for (const part of report.parts) {
     assertEquals(Object.keys(part), ["part", "times", "share", "meanUs", "usPerIteration"]);
