@@ -18,7 +18,7 @@ export const NAMES: readonly TraceName[] = [
   "poll_remove",
 ];
 /** QEMU's rule, by which one event is enough to begin to poll; and no wait is too long for it. */
-export const PARAMS = { maxNs: 1e9, idleNs: Infinity, weight: 0 };
+export const PARAMS = { maxNs: 1e15, idleNs: Infinity, weight: 0 };
 const NEVER_NS = 30e9;
 
 /** Records events as text, `name` and what is worth knowing of it, and checks their pairing. */
