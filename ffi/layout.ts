@@ -70,3 +70,30 @@ export const SpinLayout = {
   },
   aio_poll_word: { sizeof: 16, address: 0, seen: 8 },
 } as const;
+
+/** Structures of socket(7), ip(7), ipv6(7), unix(7) and sendmsg(2), and shim/aio.h's of signals. */
+export const SocketLayout = {
+  sockaddr_un: { sizeof: 110, sun_family: 0, sun_path: 2 },
+  sockaddr_in: { sizeof: 16, sin_family: 0, sin_port: 2, sin_addr: 4 },
+  sockaddr_in6: {
+    sizeof: 28,
+    sin6_family: 0,
+    sin6_port: 2,
+    sin6_flowinfo: 4,
+    sin6_addr: 8,
+    sin6_scope_id: 24,
+  },
+  iovec: { sizeof: 16, iov_base: 0, iov_len: 8 },
+  msghdr: {
+    sizeof: 56,
+    msg_name: 0,
+    msg_namelen: 8,
+    msg_iov: 16,
+    msg_iovlen: 24,
+    msg_control: 32,
+    msg_controllen: 40,
+    msg_flags: 48,
+  },
+  cmsghdr: { sizeof: 16, cmsg_len: 0, cmsg_level: 8, cmsg_type: 12 },
+  aio_signal: { sizeof: 16, signal: 0, code: 4, pid: 8, uid: 12 },
+} as const;

@@ -48,6 +48,50 @@ export const shimSymbols = {
   aio_pool_cancel: { parameters: ["pointer", "u64"], result: "i32" },
   // void aio_pool_close(void *pool): waits for requests that run
   aio_pool_close: { parameters: ["pointer"], result: "void" },
+  // int32_t aio_socket(int32_t domain, int32_t type, int32_t protocol)
+  aio_socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  // int32_t aio_bind(int32_t fd, const void *address, uint32_t length)
+  aio_bind: { parameters: ["i32", "pointer", "u32"], result: "i32" },
+  // int32_t aio_listen(int32_t fd, int32_t backlog)
+  aio_listen: { parameters: ["i32", "i32"], result: "i32" },
+  // int32_t aio_connect(int32_t fd, const void *address, uint32_t length)
+  aio_connect: { parameters: ["i32", "pointer", "u32"], result: "i32" },
+  // int32_t aio_shutdown(int32_t fd, int32_t how)
+  aio_shutdown: { parameters: ["i32", "i32"], result: "i32" },
+  // int32_t aio_setsockopt_int(int32_t fd, int32_t level, int32_t name, int32_t value)
+  aio_setsockopt_int: { parameters: ["i32", "i32", "i32", "i32"], result: "i32" },
+  // int32_t aio_getsockopt_int(int32_t fd, int32_t level, int32_t name, int32_t *value)
+  aio_getsockopt_int: { parameters: ["i32", "i32", "i32", "pointer"], result: "i32" },
+  // int32_t aio_getsockname(int32_t fd, void *address, uint32_t capacity)
+  aio_getsockname: { parameters: ["i32", "pointer", "u32"], result: "i32" },
+  // int32_t aio_getpeername(int32_t fd, void *address, uint32_t capacity)
+  aio_getpeername: { parameters: ["i32", "pointer", "u32"], result: "i32" },
+  // int32_t aio_fcntl_int(int32_t fd, int32_t command, int32_t argument)
+  aio_fcntl_int: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  // int32_t aio_pipe(int32_t *fds, int32_t flags)
+  aio_pipe: { parameters: ["pointer", "i32"], result: "i32" },
+  // int32_t aio_timerfd_create(int32_t clock, int32_t flags)
+  aio_timerfd_create: { parameters: ["i32", "i32"], result: "i32" },
+  // int32_t aio_timerfd_settime(int32_t fd, int32_t flags, double first_ns, double interval_ns)
+  aio_timerfd_settime: { parameters: ["i32", "i32", "f64", "f64"], result: "i32" },
+  // int32_t aio_pidfd_open(int32_t pid, uint32_t flags)
+  aio_pidfd_open: { parameters: ["i32", "u32"], result: "i32" },
+  // int32_t aio_pidfd_send_signal(int32_t fd, int32_t signal)
+  aio_pidfd_send_signal: { parameters: ["i32", "i32"], result: "i32" },
+  // int32_t aio_memfd_create(const char *name, uint32_t flags)
+  aio_memfd_create: { parameters: ["pointer", "u32"], result: "i32" },
+  // int32_t aio_ftruncate(int32_t fd, double length)
+  aio_ftruncate: { parameters: ["i32", "f64"], result: "i32" },
+  // int32_t aio_read(int32_t fd, void *buffer, uint32_t length)
+  aio_read: { parameters: ["i32", "pointer", "u32"], result: "i32" },
+  // int32_t aio_sendmsg(int32_t fd, const void *message, int32_t flags)
+  aio_sendmsg: { parameters: ["i32", "pointer", "i32"], result: "i32" },
+  // int32_t aio_recvmsg(int32_t fd, void *message, int32_t flags)
+  aio_recvmsg: { parameters: ["i32", "pointer", "i32"], result: "i32" },
+  // int32_t aio_signal_take(int32_t signal, int32_t fd)
+  aio_signal_take: { parameters: ["i32", "i32"], result: "i32" },
+  // int32_t aio_signal_release(int32_t signal)
+  aio_signal_release: { parameters: ["i32"], result: "i32" },
   // int32_t aio_guest_run(struct aio_guest *guest): runs until told to stop, so on its own thread
   aio_guest_run: { parameters: ["pointer"], result: "i32", nonblocking: true },
 } as const satisfies Deno.ForeignLibraryInterface;

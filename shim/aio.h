@@ -3,7 +3,7 @@
  *
  * It spins on memory, reads the clock cheaply, makes the few system calls that
  * liburing does not wrap, and carries out requests on threads of its own where
- * there is no io_uring. It keeps no state but what aio_pool_open() makes:
+ * there is no io_uring. It keeps no state but signal.c's and pool.c's:
  * every function works on what it is given and returns a count or -errno.
  * Times are nanoseconds of CLOCK_MONOTONIC in a double, which is exact for 104
  * days.
@@ -135,6 +135,46 @@ AIO_EXPORT int32_t aio_pool_reap(void *pool, struct aio_cqe *completions,
 				 uint32_t max);
 AIO_EXPORT int32_t aio_pool_cancel(void *pool, uint64_t user_data);
 AIO_EXPORT void aio_pool_close(void *pool);
+
+AIO_EXPORT int32_t aio_socket(int32_t domain, int32_t type, int32_t protocol);
+AIO_EXPORT int32_t aio_bind(int32_t fd, const void *address, uint32_t length);
+AIO_EXPORT int32_t aio_listen(int32_t fd, int32_t backlog);
+AIO_EXPORT int32_t aio_connect(int32_t fd, const void *address,
+			       uint32_t length);
+AIO_EXPORT int32_t aio_shutdown(int32_t fd, int32_t how);
+AIO_EXPORT int32_t aio_setsockopt_int(int32_t fd, int32_t level, int32_t name,
+				      int32_t value);
+AIO_EXPORT int32_t aio_getsockopt_int(int32_t fd, int32_t level, int32_t name,
+				      int32_t *value);
+AIO_EXPORT int32_t aio_getsockname(int32_t fd, void *address,
+				   uint32_t capacity);
+AIO_EXPORT int32_t aio_getpeername(int32_t fd, void *address,
+				   uint32_t capacity);
+AIO_EXPORT int32_t aio_fcntl_int(int32_t fd, int32_t command,
+				 int32_t argument);
+AIO_EXPORT int32_t aio_pipe(int32_t *fds, int32_t flags);
+AIO_EXPORT int32_t aio_timerfd_create(int32_t clock, int32_t flags);
+AIO_EXPORT int32_t aio_timerfd_settime(int32_t fd, int32_t flags,
+				       double first_ns, double interval_ns);
+AIO_EXPORT int32_t aio_pidfd_open(int32_t pid, uint32_t flags);
+AIO_EXPORT int32_t aio_pidfd_send_signal(int32_t fd, int32_t signal);
+AIO_EXPORT int32_t aio_memfd_create(const char *name, uint32_t flags);
+AIO_EXPORT int32_t aio_ftruncate(int32_t fd, double length);
+AIO_EXPORT int32_t aio_read(int32_t fd, void *buffer, uint32_t length);
+AIO_EXPORT int32_t aio_sendmsg(int32_t fd, const void *message, int32_t flags);
+AIO_EXPORT int32_t aio_recvmsg(int32_t fd, void *message, int32_t flags);
+
+/* A signal that has come, as it is written to the fd of its taker. */
+struct aio_signal {
+#define AIO_SIGNAL_MAX 64
+	int32_t signal;              /*  0 */
+	int32_t code;                /*  4: si_code */
+	int32_t pid;                 /*  8: of the sender, if code says so */
+	uint32_t uid;                /* 12: likewise */
+};
+
+AIO_EXPORT int32_t aio_signal_take(int32_t signal, int32_t fd);
+AIO_EXPORT int32_t aio_signal_release(int32_t signal);
 
 /* A queue, one cache line for each writer; the indexes wrap at 2^32. */
 struct aio_queue {

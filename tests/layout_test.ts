@@ -1,8 +1,18 @@
 /** Sizes, offsets and numbers that TypeScript shares with C, compared with the C headers. */
 import { assert, assertEquals } from "@std/assert";
-import { RingLayout, SpinLayout, SystemLayout } from "../ffi/layout.ts";
+import { RingLayout, SocketLayout, SpinLayout, SystemLayout } from "../ffi/layout.ts";
 import { addressOfShared } from "../ffi/memory.ts";
 import { SetupFlag, SqFlag } from "../ffi/ring.ts";
+import {
+  Fcntl,
+  Shutdown,
+  SocketFlag,
+  SocketLevel,
+  SocketOption,
+  SocketType,
+  TcpOption,
+} from "../ffi/socket.ts";
+import { SocketDomain } from "../ffi/socket_address.ts";
 import { CqeFlag, SqeFlag, SqeOp } from "../ffi/sqe.ts";
 import type { Shim } from "../ffi/shim_symbols.ts";
 import { EpollOp, PollEvent } from "../ffi/system.ts";
@@ -14,7 +24,10 @@ import { compile } from "./compile.ts";
 type Numbers = Readonly<Record<string, number>>;
 
 const SHIM_FOLDER = new URL("../shim/", import.meta.url).pathname;
-const INCLUDES = ["stdio.h", "stddef.h", "poll.h", "sys/epoll.h", "liburing.h", "aio.h"];
+const INCLUDES = [
+  ...["stdio.h", "stddef.h", "poll.h", "sys/epoll.h", "fcntl.h", "sys/socket.h", "sys/un.h"],
+  ...["netinet/in.h", "netinet/tcp.h", "liburing.h", "aio.h"],
+];
 
 /** Has C print the value of each expression. */
 async function evaluate(expressions: readonly string[]): Promise<number[]> {
@@ -96,6 +109,8 @@ Deno.test("enum aio_op: has the opcodes of SqeOp, all but those of a ring", asyn
   const { pollAdd: _a, pollRemove: _r, timeout: _t, asyncCancel: _c, ...ops } = SqeOp;
   await compareConstants("AIO_OP_", ops);
   assertEquals(header.match(/^\tAIO_OP_\w+ = \d+,$/gm)!.length, Object.keys(ops).length);
+Deno.test("SocketLayout: agrees with the headers of sockets, and of signals with shim/aio.h", async () => {
+  assertEquals(SocketLayout, await measure(SocketLayout));
 });
 
 Deno.test("constants: agree with those of the C headers", async () => {
@@ -117,6 +132,13 @@ Deno.test("constants: agree with those of the C headers", async () => {
   const events = { in: input, out, err: error, hup: hangUp };
   await compareConstants("POLL", { ...events, nval: invalid });
   await compareConstants("EPOLL", events);
+  await compareConstants("AF_", SocketDomain);
+  await compareConstants("SOCK_", { ...SocketType, ...SocketFlag });
+  await compareConstants("SOL_", SocketLevel);
+  await compareConstants("SO_", SocketOption);
+  await compareConstants("TCP_", TcpOption);
+  await compareConstants("SHUT_", Shutdown);
+  await compareConstants("F_", Fcntl);
 });
 
 Deno.test("GuestMemory: agrees with struct aio_guest and struct aio_queue of shim/aio.h", async () => {

@@ -12,6 +12,11 @@ export function openFiles(): string[] {
   }).filter((line) => /eventfd|eventpoll|io_uring/.test(line)).sort();
 }
 
+/** Open fds of all kinds. */
+export function countFds(): number {
+  return [...Deno.readDirSync("/proc/self/fd")].length;
+}
+
 /** Mappings of rings. */
 export function ringMappings(): number {
   return Deno.readTextFileSync("/proc/self/maps").match(/io_uring/g)?.length ?? 0;

@@ -48,10 +48,11 @@ function revoked(): object {
   return proxy;
 }
 
-function detached(): ArrayBuffer {
-  const buffer = new ArrayBuffer(16);
-  structuredClone(buffer, { transfer: [buffer] });
-  return buffer;
+/** A view whose buffer has been given away. */
+function detached(): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(16);
+  structuredClone(bytes.buffer, { transfer: [bytes.buffer] });
+  return bytes;
 }
 
 const OBJECTS: readonly (() => unknown)[] = [
@@ -77,14 +78,14 @@ const OBJECTS: readonly (() => unknown)[] = [
   () => ({ valueOf: () => 3 }),
   () => new ArrayBuffer(16),
   () => new ArrayBuffer(16, { maxByteLength: 64 }),
-  detached,
+  () => detached().buffer,
   () => new SharedArrayBuffer(16),
   () => new SharedArrayBuffer(16, { maxByteLength: 64 }),
   () => Object.setPrototypeOf({ byteLength: 64 }, SharedArrayBuffer.prototype),
   () => new Int32Array(new SharedArrayBuffer(16)),
   () => new Int32Array(4),
   () => Object.create(Int32Array.prototype),
-  () => new Uint8Array(detached()),
+  detached,
 ];
 
 /** Any value at all. */

