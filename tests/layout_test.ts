@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { RingLayout, SocketLayout, SpinLayout, SystemLayout } from "../ffi/layout.ts";
 import { addressOfShared } from "../ffi/memory.ts";
 import { SetupFlag, SqFlag } from "../ffi/ring.ts";
+import { MessageFlag } from "../ffi/message.ts";
 import {
   Fcntl,
   Shutdown,
@@ -139,6 +140,7 @@ Deno.test("constants: agree with those of the C headers", async () => {
   await compareConstants("TCP_", TcpOption);
   await compareConstants("SHUT_", Shutdown);
   await compareConstants("F_", Fcntl);
+  await compareConstants("MSG_", MessageFlag);
 });
 
 Deno.test("GuestMemory: agrees with struct aio_guest and struct aio_queue of shim/aio.h", async () => {
