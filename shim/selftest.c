@@ -10,9 +10,13 @@
 #include "selftest.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -443,6 +447,114 @@ static uint32_t run_race(enum ordering ordering)
 	return lost;
 }
 
+/* What SIGUSR1 does where nobody has taken it. */
+static volatile sig_atomic_t missed;
+
+static void miss(int signal)
+{
+	(void)signal;
+	missed++;
+}
+
+static void signals_to_a_pipe(void)
+{
+	struct aio_signal record;
+	int32_t fds[2];
+	int count = 0;
+
+	signal(SIGUSR1, miss);
+	REQUIRE(aio_pipe(fds, O_CLOEXEC | O_NONBLOCK) == 0);
+	REQUIRE(aio_signal_take(0, fds[1]) == -EINVAL);
+	REQUIRE(aio_signal_take(AIO_SIGNAL_MAX + 1, fds[1]) == -EINVAL);
+	REQUIRE(aio_signal_take(SIGUSR1, -1) == -EINVAL);
+	for (int twice = 0; twice < 2; twice++)
+		REQUIRE(aio_signal_take(SIGKILL, fds[1]) == -EINVAL);
+	REQUIRE(aio_signal_take(SIGUSR1, fds[1]) == 0);
+	REQUIRE(aio_signal_take(SIGUSR1, fds[1]) == -EBUSY);
+	errno = 0;
+	for (int n = 0; n < 5000; n++)
+		raise(SIGUSR1);
+	REQUIRE(errno == 0);
+	while (aio_read(fds[0], &record, sizeof(record)) > 0) {
+		REQUIRE(record.signal == SIGUSR1);
+		REQUIRE(record.code == SI_TKILL);
+		REQUIRE(record.pid == getpid());
+		REQUIRE(record.uid == getuid());
+		count++;
+	}
+	printf("# %d of 5000 signals had room in a pipe\n", count);
+	REQUIRE(count >= 256 && count <= 4096);
+	REQUIRE(missed == 0);
+	REQUIRE(aio_signal_release(0) == -EINVAL);
+	REQUIRE(aio_signal_release(SIGUSR1) == 0);
+	raise(SIGUSR1);
+	REQUIRE(missed == 1);
+	REQUIRE(aio_read(fds[0], &record, sizeof(record)) == -EAGAIN);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+static struct {
+	int32_t raiser; /* its thread id */
+	int32_t released;
+} pending;
+
+static void *raiser(void *unused)
+{
+	__atomic_store_n(&pending.raiser, gettid(), __ATOMIC_SEQ_CST);
+	raise(SIGUSR1);
+	return unused;
+}
+
+static void *releaser(void *unused)
+{
+	REQUIRE(aio_signal_release(SIGUSR1) == 0);
+	__atomic_store_n(&pending.released, 1, __ATOMIC_SEQ_CST);
+	return unused;
+}
+
+static int sleeps(int32_t thread)
+{
+	char path[64], state = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", thread);
+	file = fopen(path, "r");
+	REQUIRE(file && fscanf(file, "%*d (%*[^)]) %c", &state) == 1);
+	fclose(file);
+	return state == 'S';
+}
+
+/*
+ * A handler that hangs in write() holds the fd, so releasing has to wait: or
+ * the fd, closed afterwards, could be somebody else's when it is written to.
+ */
+static void released_signal(void)
+{
+	char page[4096] = { 0 };
+	pthread_t threads[2];
+	int32_t fds[2], thread;
+
+	REQUIRE(aio_pipe(fds, O_CLOEXEC | O_NONBLOCK) == 0);
+	while (write(fds[1], page, sizeof(page)) > 0)
+		;
+	REQUIRE(aio_fcntl_int(fds[1], F_SETFL, 0) == 0);
+	REQUIRE(aio_signal_take(SIGUSR1, fds[1]) == 0);
+	REQUIRE(!pthread_create(&threads[0], NULL, raiser, NULL));
+	do
+		thread = __atomic_load_n(&pending.raiser, __ATOMIC_SEQ_CST);
+	while (!thread || !sleeps(thread));
+	REQUIRE(!pthread_create(&threads[1], NULL, releaser, NULL));
+	usleep(20000);
+	REQUIRE(!__atomic_load_n(&pending.released, __ATOMIC_SEQ_CST));
+	REQUIRE(aio_read(fds[0], page, sizeof(page)) == sizeof(page));
+	REQUIRE(!pthread_join(threads[0], NULL));
+	REQUIRE(!pthread_join(threads[1], NULL));
+	REQUIRE(pending.released);
+	close(fds[0]);
+	close(fds[1]);
+}
+
 static int emulated;
 
 /*
@@ -478,6 +590,8 @@ int main(int argc, char **argv)
 		{ "ppoll", ppoll_fds },
 		{ "pread", read_at_offset },
 		{ "guest and device", guest_and_device },
+		{ "signals", signals_to_a_pipe },
+		{ "released signal", released_signal },
 		{ "wake-up ordering", wake_up_ordering },
 	};
 

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
@@ -132,8 +133,14 @@ int32_t aio_memfd_create(const char *name, uint32_t flags)
 	return result(memfd_create(name, flags));
 }
 
+/* Beyond the limit of sizes the kernel would send SIGXFSZ, which kills. */
 int32_t aio_ftruncate(int32_t fd, double length)
 {
+	struct rlimit limit;
+
+	if (!getrlimit(RLIMIT_FSIZE, &limit) &&
+	    length > (double)limit.rlim_cur)
+		return -EFBIG;
 	return result(ftruncate(fd, (off_t)length));
 }
 

@@ -18,6 +18,9 @@ import { CqeFlag, SqeFlag, SqeOp } from "../ffi/sqe.ts";
 import type { Shim } from "../ffi/shim_symbols.ts";
 import { EpollOp, PollEvent } from "../ffi/system.ts";
 import { GuestMemory, RING_SLOTS } from "../src/cli/scale_guest.ts";
+import { MemFdFlag, Seal } from "../src/io/mem_fd.ts";
+import { SignalCode } from "../src/io/signal_fd.ts";
+import { ClockId, TimerFlag } from "../src/io/timer_fd.ts";
 import { run } from "./child.ts";
 import { compile } from "./compile.ts";
 
@@ -27,6 +30,7 @@ type Numbers = Readonly<Record<string, number>>;
 const SHIM_FOLDER = new URL("../shim/", import.meta.url).pathname;
 const INCLUDES = [
   ...["stdio.h", "stddef.h", "poll.h", "sys/epoll.h", "fcntl.h", "sys/socket.h", "sys/un.h"],
+  ...["sys/mman.h", "sys/timerfd.h", "signal.h", "time.h"],
   ...["netinet/in.h", "netinet/tcp.h", "liburing.h", "aio.h"],
 ];
 
@@ -110,6 +114,8 @@ Deno.test("enum aio_op: has the opcodes of SqeOp, all but those of a ring", asyn
   const { pollAdd: _a, pollRemove: _r, timeout: _t, asyncCancel: _c, ...ops } = SqeOp;
   await compareConstants("AIO_OP_", ops);
   assertEquals(header.match(/^\tAIO_OP_\w+ = \d+,$/gm)!.length, Object.keys(ops).length);
+});
+
 Deno.test("SocketLayout: agrees with the headers of sockets, and of signals with shim/aio.h", async () => {
   assertEquals(SocketLayout, await measure(SocketLayout));
 });
@@ -141,6 +147,11 @@ Deno.test("constants: agree with those of the C headers", async () => {
   await compareConstants("SHUT_", Shutdown);
   await compareConstants("F_", Fcntl);
   await compareConstants("MSG_", MessageFlag);
+  await compareConstants("CLOCK_", ClockId);
+  await compareConstants("TFD_TIMER_", TimerFlag);
+  await compareConstants("MFD_", MemFdFlag);
+  await compareConstants("F_SEAL_", Seal);
+  await compareConstants("SI_", SignalCode);
 });
 
 Deno.test("GuestMemory: agrees with struct aio_guest and struct aio_queue of shim/aio.h", async () => {

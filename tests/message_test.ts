@@ -6,7 +6,7 @@ import { allocateNative } from "../ffi/memory.ts";
 import { FDS_MAX, Message, MESSAGE_FLAGS, SEGMENTS_MAX } from "../ffi/message.ts";
 import { SocketLevel, SocketType } from "../ffi/socket.ts";
 import { libc, makePair } from "./libc.ts";
-import { countFds } from "./open_files.ts";
+import { countFds, countingFds } from "./open_files.ts";
 import { Random } from "./random_values.ts";
 
 const SEED = Number(Deno.env.get("AIO_TEST_SEED") ?? Math.floor(Math.random() * 2 ** 32));
@@ -24,15 +24,6 @@ function makeDatagramPair(): [number, number] {
 function makeBytes(length: number): { bytes: Uint8Array; address: number } {
   const { buffer, address } = allocateNative(length);
   return { bytes: new Uint8Array(buffer, 0, length), address: Number(address) };
-}
-
-/** Runs a test and looks whether it has left fds open. */
-function countingFds(test: () => void): () => void {
-  return () => {
-    const before = countFds();
-    test();
-    assertEquals(countFds(), before);
-  };
 }
 
 /** Which open file an fd is: no two pipes have the same number. */

@@ -1,4 +1,5 @@
 /** What this process holds of the system: files of the kinds that the loop opens, and mappings. */
+import { assertEquals } from "@std/assert";
 
 /** Open eventfds, epoll instances and rings, sorted: the number of each and what it is. */
 export function openFiles(): string[] {
@@ -15,6 +16,15 @@ export function openFiles(): string[] {
 /** Open fds of all kinds. */
 export function countFds(): number {
   return [...Deno.readDirSync("/proc/self/fd")].length;
+}
+
+/** Runs a test and looks whether it has left fds open. */
+export function countingFds(test: () => void | Promise<void>): () => Promise<void> {
+  return async () => {
+    const before = countFds();
+    await test();
+    assertEquals(countFds(), before, "open fds");
+  };
 }
 
 /** Mappings of rings. */

@@ -23,9 +23,10 @@ const BINDING_LOCAL = 0;
 /** The newest version of the C library that Deno itself needs. */
 const GLIBC_MINOR_MAX = 27;
 
-/** FFI types of the C types in shim/aio.h. */
+/** Lines of C in the library, header and guest included. */
 const SOURCE_LINES_MAX = 1_100;
 
+/** FFI types of the C types in shim/aio.h. */
 const FFI_TYPES: Readonly<Record<string, string>> = {
   int32_t: "i32",
   uint32_t: "u32",

@@ -15,11 +15,12 @@ import {
   TcpOption,
 } from "../ffi/socket.ts";
 import { SocketDomain } from "../ffi/socket_address.ts";
-import { type AioContext, AioError } from "../mod.ts";
+import { AioError } from "../mod.ts";
 import { newFolder } from "./child.ts";
 import { eachFdmon } from "./each_fdmon.ts";
 import { libc, makePair } from "./libc.ts";
-import { countFds } from "./open_files.ts";
+import { countFds, countingFds } from "./open_files.ts";
+import { pollUntil } from "./poll_until.ts";
 import { Random } from "./random_values.ts";
 
 const SEED = Number(Deno.env.get("AIO_TEST_SEED") ?? Math.floor(Math.random() * 2 ** 32));
@@ -31,8 +32,7 @@ const sockets = new Sockets(shim);
 function withSockets(
   test: (open: (domain: number, type?: number) => number) => void | Promise<void>,
 ): () => Promise<void> {
-  return async () => {
-    const before = countFds();
+  return countingFds(async () => {
     const fds: number[] = [];
     try {
       await test((domain, type = SocketType.stream) => {
@@ -42,8 +42,7 @@ function withSockets(
     } finally {
       for (const fd of fds) libc.close(fd);
     }
-    assertEquals(countFds(), before);
-  };
+  });
 }
 
 /** Whether this machine has IPv6. */
@@ -277,16 +276,6 @@ Deno.test("Sockets.duplicate: another fd of the same file, which closes on exec"
   libc.close(reader);
   assertEquals(countFds(), before);
 });
-
-/** Polls until it is so, or fails. */
-function pollUntil(ctx: AioContext, done: () => boolean): void {
-  const watchdog = ctx.timer(() => {
-    throw new Error("an event was lost");
-  });
-  watchdog.arm(ctx.now() + 20e9);
-  while (!done()) ctx.poll(true);
-  watchdog.cancel();
-}
 
 eachFdmon(
   "Sockets.connect: is writable once decided, and takeError tells how",

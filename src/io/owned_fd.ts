@@ -1,0 +1,50 @@
+/**
+ * An fd that one object owns: handed out while it is open, closed once.
+ *
+ * Once closed it refuses every use, as the number may belong to somebody else.
+ */
+import { System } from "../../ffi/system.ts";
+import type { Shim } from "../../ffi/shim_symbols.ts";
+
+const CLOSED = -1;
+
+/** The fd of a timer, a process, a piece of memory. */
+export class OwnedFd implements Disposable {
+  readonly #system: System;
+  readonly #thing: string;
+  #fd: number;
+
+  /**
+   * Takes an fd over.
+   *
+   * @param thing what it is, in the words of an error
+   */
+  constructor(shim: Shim, thing: string, fd: number) {
+    this.#system = new System(shim);
+    this.#thing = thing;
+    this.#fd = fd;
+  }
+
+  /** Whether it is still open. */
+  get isOpen(): boolean {
+    return this.#fd !== CLOSED;
+  }
+
+  /**
+   * The file descriptor.
+   *
+   * @throws {TypeError} when it is closed
+   */
+  get fd(): number {
+    if (this.#fd === CLOSED) throw new TypeError(`Cannot use ${this.#thing} as it is disposed`);
+    return this.#fd;
+  }
+
+  /** Closes it, the first time. */
+  [Symbol.dispose](): void {
+    if (this.#fd === CLOSED) return;
+    const fd = this.#fd;
+    this.#fd = CLOSED;
+    this.#system.close(fd);
+  }
+}
