@@ -38,6 +38,11 @@ class Machine {
     Deno.writeTextFileSync(path, text, { mode: 0o755 });
   }
 
+  /** A line of shell that adds a program which succeeds. */
+  lineToAdd(name: string): string {
+    return `echo "#!/bin/sh" >${this.#folder}/bin/${name} && /bin/chmod +x ${this.#folder}/bin/${name}`;
+  }
+
   removeProgram(name: string): void {
     Deno.removeSync(`${this.#folder}/bin/${name}`);
   }
@@ -68,9 +73,9 @@ Deno.test("setup: does nothing where all is there", async () => {
 
 Deno.test("setup: bad arguments are usage errors", async () => {
   const bad: readonly [args: string[], message: string][] = [
-    [["--for", "bench"], "error: Cannot use --for bench as it is neither run nor test\n"],
-    [["--for", ""], 'error: Cannot use --for "" as it is neither run nor test\n'],
-    [["--for"], "error: option '--for <run|test>' argument missing\n"],
+    [["--for", "fun"], "error: Cannot use --for fun as it is not run, bench or test\n"],
+    [["--for", ""], 'error: Cannot use --for "" as it is not run, bench or test\n'],
+    [["--for"], "error: option '--for <run|bench|test>' argument missing\n"],
     [["extra"], "error: too many arguments for 'setup'"],
     [["--nope"], "error: unknown option '--nope'\n"],
   ];
@@ -131,6 +136,22 @@ testWithMounts("setup --for test: names all packages once where there is no comp
     stderr,
     `setup: run this as root:\n  pacman -S --needed --noconfirm liburing gcc${foreign}\n`,
   );
+});
+
+testWithMounts("setup --for bench: gets compiler, header and fio, and no more", async () => {
+  const machine = new Machine("ID=debian\n");
+  // What it installs comes as programs that succeed, cc before the header that it is asked for.
+  const bring = ["cc", "fio"].map((name) => machine.lineToAdd(name)).join(" && ");
+  machine.addProgram("apt-get", `[ "$1" = update ] || { ${machine.bringLiburing} && ${bring}; }`);
+  const { code, stderr, calls } = await machine.setup(["--for", "bench"]);
+  assertEquals([code, stderr], [0, ""]);
+  const packages = "liburing2 gcc libc6-dev liburing-dev fio";
+  assertEquals(calls.slice(0, 2), [
+    "apt-get update -q",
+    `apt-get install -y --no-install-recommends ${packages}`,
+  ]);
+  const again = await machine.setup(["--for", "bench"]);
+  assertEquals([again.code, again.stdout], [0, "setup: all there to bench, nothing to do\n"]);
 });
 
 testWithMounts("setup --for test: asks for nothing that a distribution does not have", async () => {

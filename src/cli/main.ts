@@ -152,16 +152,15 @@ function describeDoctor(finish: (code: number) => void): Command {
 function describeSetup(finish: (code: number) => void): Command {
   return new Command("setup")
     .description("Install what is missing with the system's package manager, or say how.")
-    .option("--for <run|test>", "what it is needed for", "run")
+    .option("--for <run|bench|test>", "what it is needed for", "run")
     .addHelpText("after", example("setup --for test"))
     .action(async (options: { for: string }) => {
-      if (options.for !== "run" && options.for !== "test") {
-        throw new UsageError(
-          `Cannot use --for ${options.for || '""'} as it is neither run nor test`,
-        );
+      const need = options.for;
+      if (need !== "run" && need !== "bench" && need !== "test") {
+        throw new UsageError(`Cannot use --for ${need || '""'} as it is not run, bench or test`);
       }
       const { setup } = await import("./setup.ts");
-      finish(await setup({ for: options.for }));
+      finish(await setup({ for: need }));
     });
 }
 

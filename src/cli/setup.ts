@@ -32,7 +32,7 @@ const LIBURING: Need = {
 };
 
 const COMPILER: Need = {
-  name: "a C compiler with headers (cc), for the C floor and the tests of C",
+  name: "a C compiler with headers (cc), for the C floors and the tests of C",
   packages: {
     "apt-get": ["gcc", "libc6-dev"],
     dnf: ["gcc", "glibc-devel"],
@@ -43,7 +43,7 @@ const COMPILER: Need = {
 };
 
 const LIBURING_HEADER: Need = {
-  name: "the header of liburing (liburing.h), for the test of structure layouts",
+  name: "the header of liburing (liburing.h), for the C floors and the test of structure layouts",
   packages: {
     "apt-get": ["liburing-dev"],
     dnf: ["liburing-devel"],
@@ -68,8 +68,15 @@ const ARM64: Need = {
     includes("stdio.h", "aarch64-linux-gnu-gcc") && runs("qemu-aarch64", ["--version"]),
 };
 
+const FIO: Need = {
+  name: "fio, which reads around the page cache are compared with",
+  packages: { "apt-get": ["fio"], dnf: ["fio"], pacman: ["fio"], apk: ["fio"] },
+  isThere: () => runs("fio", ["--version"]),
+};
+
 const NEEDS: Readonly<Record<SetupOptions["for"], readonly Need[]>> = {
   run: [LIBURING],
+  bench: [LIBURING, COMPILER, LIBURING_HEADER, FIO],
   test: [LIBURING, COMPILER, LIBURING_HEADER, ARM64],
 };
 
@@ -92,8 +99,8 @@ const DISTRIBUTIONS: Readonly<Record<string, PackageManager>> = {
 
 /** Options of the command. */
 export interface SetupOptions {
-  /** What it is needed for: `"run"` the programs, or `"test"` them too. */
-  readonly for: "run" | "test";
+  /** What it is needed for: `"run"` the programs, `"bench"` them against floors, or `"test"` them. */
+  readonly for: "run" | "bench" | "test";
 }
 
 /**
