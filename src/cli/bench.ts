@@ -22,6 +22,7 @@ const BLOCK_SIZE = 4096;
 export interface BenchArguments {
   readonly only?: string;
   readonly rounds: string;
+  readonly file?: string;
   readonly json?: boolean;
 }
 
@@ -49,7 +50,7 @@ type Measured = Map<Source, Figures[] | string>;
 export async function bench(args: BenchArguments): Promise<number> {
   const rows = selectRows(args.only);
   const rounds = parseRounds(args.rounds);
-  const measured = await measureRows(rows, rounds);
+  const measured = await measureRows(rows, rounds, args.file);
   const results = rows.map((row) => evaluate(row, measured));
   const machine = describeMachine();
   if (args.json === true) {
@@ -82,7 +83,11 @@ function parseRounds(text: string): number {
   );
 }
 
-async function measureRows(rows: readonly BenchRow[], rounds: number): Promise<Measured> {
+async function measureRows(
+  rows: readonly BenchRow[],
+  rounds: number,
+  given: string | undefined,
+): Promise<Measured> {
   const sources = new Set(
     rows.flatMap(({ ours, beside }) => beside === undefined ? [ours] : [beside, ours])
       .map(({ source }) => source),
@@ -91,8 +96,8 @@ async function measureRows(rows: readonly BenchRow[], rounds: number): Promise<M
   const measured: Measured = new Map();
   await using stack = new AsyncDisposableStack();
   stack.defer(() => progress.end());
-  const file = stack.use(openBlockFile(undefined, BLOCK_SIZE));
-  // The file has no name any more; the other processes find it with its owner.
+  const file = stack.use(openBlockFile(given, BLOCK_SIZE));
+  // A temporary file has no name any more; the other processes find it with its owner.
   const path = `/proc/${Deno.pid}/fd/${file.fd}`;
   const probes = new Map<Source, Probe>();
   for (const source of sources) {
@@ -109,7 +114,13 @@ async function measureRows(rows: readonly BenchRow[], rounds: number): Promise<M
     progress.show(`round ${round} of ${rounds}`);
     for (const [source, probe] of probes) {
       progress.update(`round ${round} of ${rounds}: ${source.label}`);
-      (measured.get(source) as Figures[]).push(await probe.measure());
+      try {
+        (measured.get(source) as Figures[]).push(await probe.measure());
+      } catch (error) {
+        if (!(error instanceof CommandError)) throw error;
+        measured.set(source, error.message);
+        probes.delete(source);
+      }
     }
   }
   return measured;

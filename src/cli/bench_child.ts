@@ -10,12 +10,14 @@ import { createInterface } from "node:readline";
 import process from "node:process";
 import { loadShim } from "../../ffi/library.ts";
 import { AioContext, EventNotifier, type FdmonName, PollWord } from "../../mod.ts";
+import { measureDenoReads, serveDenoEcho } from "./bench_deno.ts";
 import { openBlockFile } from "./scale_file.ts";
 import { type RunPlan, Scenario } from "./scale_run.ts";
 
 /** Figures by name; a measurement of one figure calls it `value`. */
 export type Figures = Readonly<Record<string, number>>;
-type Measure = () => Figures | Promise<Figures>;
+/** Measures once. */
+export type Measure = () => Figures | Promise<Figures>;
 
 declare const gc: () => void;
 
@@ -34,6 +36,8 @@ const MEASUREMENTS: Readonly<Record<string, (...args: string[]) => Measure | Pro
   "handler-changes": measureHandlerChanges,
   allocation: measureAllocation,
   "wake-up": measureWakeUp,
+  "read-deno": measureDenoReads,
+  "echo-deno": serveDenoEcho,
 };
 
 /** Runs a step many times; the time of one in ns. */

@@ -2,7 +2,7 @@
  * Where the figures of the command `bench` come from: processes that can be asked again and again.
  *
  * Ours are children that stay (bench_child.ts); the floors are C programs, compiled from the folder
- * bench/ of a checkout, that run anew each time. A package from a registry has no such folder, and
+ * bench/ of a checkout, that run anew each time, or stay where they have connections. A package from a registry has no such folder, and
  * a machine may have no compiler: then there are no floors, and the reason is kept for the table.
  */
 import type { Figures } from "./bench_child.ts";
@@ -13,7 +13,7 @@ export interface Probe extends AsyncDisposable {
   measure(): Promise<Figures>;
 }
 
-/** A child process that measures one part of ours. */
+/** A child process that stays: it says "ready", then a line of JSON for each line it gets. */
 export class ChildProbe implements Probe {
   readonly #process: Deno.ChildProcess;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array<ArrayBuffer>>;
@@ -21,9 +21,9 @@ export class ChildProbe implements Probe {
   readonly #errors: Promise<string>;
   #rest = "";
 
-  private constructor(args: readonly string[]) {
-    this.#process = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--v8-flags=--expose-gc", CHILD, ...args],
+  private constructor(program: string, args: readonly string[]) {
+    this.#process = new Deno.Command(program, {
+      args: [...args],
       stdin: "piped",
       stdout: "piped",
       stderr: "piped",
@@ -33,15 +33,22 @@ export class ChildProbe implements Probe {
     this.#errors = new Response(this.#process.stderr).text();
   }
 
-  /** Starts a measurement and waits until it is set up. */
-  static async start(...args: string[]): Promise<ChildProbe> {
-    const probe = new ChildProbe(args);
+  /** Starts a measurement of bench_child.ts and waits until it is set up. */
+  static start(...args: string[]): Promise<ChildProbe> {
+    const words = ["run", "-A", "--v8-flags=--expose-gc", CHILD, ...args];
+    return ChildProbe.startProgram(Deno.execPath(), ...words);
+  }
+
+  /** Starts another program of this kind. */
+  static async startProgram(program: string, ...args: string[]): Promise<ChildProbe> {
+    const probe = new ChildProbe(program, args);
     await probe.#line();
     return probe;
   }
 
   async measure(): Promise<Figures> {
-    await this.#writer.write(new TextEncoder().encode("\n"));
+    // One that has ended says why on its standard error.
+    await this.#writer.write(new TextEncoder().encode("\n")).catch(() => {});
     return JSON.parse(await this.#line());
   }
 
@@ -106,12 +113,14 @@ function floorFolder(): string | null {
  * Compiles C files of the folder bench/.
  *
  * @param output name of what comes out
- * @throws {CommandError} where there is no checkout or no compiler
+ * @param libraries options that link libraries, which have to come last
+ * @throws {CommandError} where there is no checkout, no compiler or not the header of a library
  */
 export async function compileFloor(
   output: string,
   sources: readonly string[],
   flags: readonly string[] = [],
+  libraries: readonly string[] = [],
 ): Promise<string> {
   const folder = floorFolder();
   if (folder === null) {
@@ -120,19 +129,36 @@ export async function compileFloor(
   await Deno.mkdir(`${folder}build`, { recursive: true });
   const path = `${folder}build/${output}`;
   const files = sources.map((source) => folder + source);
-  const args = ["-O2", "-Wall", "-Wextra", "-pthread", ...flags, "-o", path, ...files];
+  const args = [
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-pthread",
+    ...flags,
+    "-o",
+    path,
+    ...files,
+    ...libraries,
+  ];
   try {
     const { success, stderr } = await new Deno.Command("cc", { args }).output();
     if (success) return path;
-    throw new CommandError(reasonIn(new TextDecoder().decode(stderr)));
+    const errors = new TextDecoder().decode(stderr);
+    if (errors.includes("liburing.h: No such file")) throw new CommandError(missing("liburing.h"));
+    throw new CommandError(reasonIn(errors));
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
-    throw new CommandError("there is no C compiler: apt-get install gcc libc6-dev");
+    throw new CommandError(missing("C compiler"));
   }
 }
 
+/** Says what is not there, and how to get it. */
+export function missing(what: string): string {
+  return `there is no ${what}: run the command setup --for bench`;
+}
+
 /** The line of a failed program's errors that says what happened. */
-function reasonIn(errors: string): string {
+export function reasonIn(errors: string): string {
   const lines = errors.split("\n").map((line) => line.trim()).filter((line) => line !== "");
   return lines.find((line) => /error/i.test(line)) ?? lines[0] ?? "a process of it has ended";
 }

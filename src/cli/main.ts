@@ -103,6 +103,7 @@ function describeBench(finish: (code: number) => void): Command {
     )
     .option("--only <names>", "rows to measure, separated by commas (default: all)")
     .addOption(option("--rounds <number>", "rounds, of which the medians are shown", "5"))
+    .option("--file <path>", "file to read (default: a temporary one of 256 MiB)")
     .option("--json", "print JSON")
     .addHelpText("after", `\nRows:\n  ${BENCH_NAMES}`)
     .addHelpText("after", example("bench --only request,wake-up"))

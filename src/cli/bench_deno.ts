@@ -1,0 +1,109 @@
+/**
+ * What Deno itself does where ours does the same: reads and an echo server, for `bench`.
+ *
+ * Deno has two ways to read at an offset, and each is written here as a program in a hurry would
+ * write it, without more promises than it takes. Which one is faster depends on the machine and the
+ * version; the faster one is what ours is compared with.
+ */
+import { openSync, read } from "node:fs";
+import type { Figures, Measure } from "./bench_child.ts";
+import {
+  blocksToRead,
+  fillPageCache,
+  RandomOffsets,
+  READ_SECONDS,
+  READ_SIZE,
+  RequestWindow,
+} from "./bench_window.ts";
+
+declare const gc: () => void;
+
+/** Reads a block at this offset; each has a buffer of its own. */
+type ReadBlock = (offset: number) => Promise<void>;
+
+/** Opens what one of the requests in flight at once needs. */
+type OpenReader = (path: string) => ReadBlock;
+
+/** Bytes that an echo server takes at once: more than a message. */
+const ECHO_BYTES = 256;
+
+/** One file for each, as the position is the file's. */
+function openFsFile(path: string): ReadBlock {
+  const file = Deno.openSync(path);
+  const buffer = new Uint8Array(READ_SIZE);
+  return async (offset) => {
+    file.seekSync(offset, Deno.SeekMode.Start);
+    expectBlock(await file.read(buffer));
+  };
+}
+
+function openForNode(path: string): ReadBlock {
+  const fd = openSync(path, "r");
+  const buffer = new Uint8Array(READ_SIZE);
+  return (offset) =>
+    new Promise((resolve, reject) => {
+      read(fd, buffer, 0, READ_SIZE, offset, (error, count) => {
+        if (error !== null) return reject(error);
+        resolve(expectBlock(count));
+      });
+    });
+}
+
+function expectBlock(count: number | null): void {
+  if (count !== READ_SIZE) throw new Error(`the file has become shorter: read ${count} bytes`);
+}
+
+/** Reads with so many requests in flight, each awaited, in the faster of Deno's ways. */
+export async function measureDenoReads(depthText: string, path: string): Promise<Measure> {
+  const fd = openSync(path, "r");
+  fillPageCache(fd);
+  const offsets = new RandomOffsets(blocksToRead(fd));
+  let fastest: Measure | null = null, most = 0;
+  for (const openReader of [openFsFile, openForNode] satisfies OpenReader[]) {
+    const readers = Array.from({ length: Number(depthText) }, () => openReader(path));
+    const measure = () => readAll(readers, offsets);
+    // The first window has the code compiled.
+    await measure();
+    const { iops } = await measure();
+    if (iops <= most) continue;
+    most = iops;
+    fastest = measure;
+  }
+  return fastest!;
+}
+
+async function readAll(readers: readonly ReadBlock[], offsets: RandomOffsets): Promise<Figures> {
+  const window = new RequestWindow(READ_SECONDS);
+  await Promise.all(readers.map(async (readBlock) => {
+    while (!window.over) {
+      await readBlock(offsets.next());
+      window.count();
+    }
+  }));
+  return window.figures();
+}
+
+/** Serves a unix socket from now on; the figures are the process's memory and its connections. */
+export function serveDenoEcho(path: string): Measure {
+  const connections = new Set<Deno.Conn>();
+  acceptAll(Deno.listen({ transport: "unix", path }), connections);
+  return () => {
+    gc();
+    return { value: Deno.memoryUsage().rss, connections: connections.size };
+  };
+}
+
+async function acceptAll(listener: Deno.Listener, connections: Set<Deno.Conn>): Promise<void> {
+  for await (const connection of listener) {
+    connections.add(connection);
+    echo(connection).then(() => connections.delete(connection));
+  }
+}
+
+async function echo(connection: Deno.Conn): Promise<void> {
+  const buffer = new Uint8Array(ECHO_BYTES);
+  for (let count; (count = await connection.read(buffer)) !== null;) {
+    for (let sent = 0; sent < count;) sent += await connection.write(buffer.subarray(sent, count));
+  }
+  connection.close();
+}
