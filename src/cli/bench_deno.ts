@@ -83,21 +83,17 @@ async function readAll(readers: readonly ReadBlock[], offsets: RandomOffsets): P
   return window.figures();
 }
 
-/** Serves a unix socket from now on; the figures are the process's memory and its connections. */
+/** Serves a unix socket from now on; the figure is the process's memory in bytes. */
 export function serveDenoEcho(path: string): Measure {
-  const connections = new Set<Deno.Conn>();
-  acceptAll(Deno.listen({ transport: "unix", path }), connections);
+  acceptAll(Deno.listen({ transport: "unix", path }));
   return () => {
     gc();
-    return { value: Deno.memoryUsage().rss, connections: connections.size };
+    return { value: Deno.memoryUsage().rss };
   };
 }
 
-async function acceptAll(listener: Deno.Listener, connections: Set<Deno.Conn>): Promise<void> {
-  for await (const connection of listener) {
-    connections.add(connection);
-    echo(connection).then(() => connections.delete(connection));
-  }
+async function acceptAll(listener: Deno.Listener): Promise<void> {
+  for await (const connection of listener) echo(connection);
 }
 
 async function echo(connection: Deno.Conn): Promise<void> {
