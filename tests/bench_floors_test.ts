@@ -1,10 +1,11 @@
 /** What files and sockets are measured against: that it does the work it is timed for. */
-import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { DENO_ECHO, denoReads, ECHO_FLOOR, fioFloor, readFloor } from "../src/cli/bench_floors.ts";
 import { startIdle } from "../src/cli/bench_echo.ts";
 import { ChildProbe, compileFloor } from "../src/cli/bench_probe.ts";
 import type { Source } from "../src/cli/bench_rows.ts";
-import { after, FOLDER, importLine, newFolder, programWords, run } from "./child.ts";
+import { after, cliWords, FOLDER, importLine, newFolder, programWords, run } from "./child.ts";
+import { onIoUring } from "./each_fdmon.ts";
 import { afterMounts, testWithMounts } from "./mounts.ts";
 
 const FLOORS = "src/cli/bench_floors.ts";
@@ -34,15 +35,18 @@ function runWith(texts: Readonly<Record<string, string>>, words: readonly string
   return run(after(`export PATH=${folder}`, words));
 }
 
-Deno.test("bench floors: reads by C and by Deno have figures that agree with each other", async () => {
-  for (const source of [readFloor(1), readFloor(32), denoReads(1), denoReads(32)]) {
-    const { iops, usPerRequest } = await figuresOf(source);
-    assert(iops > 0, source.label);
-    assert(Math.abs(iops * usPerRequest / 1e6 - 1) < 1e-3, source.label);
-  }
-});
+onIoUring(
+  "bench floors: reads by C and by Deno have figures that agree with each other",
+  async () => {
+    for (const source of [readFloor(1), readFloor(32), denoReads(1), denoReads(32)]) {
+      const { iops, usPerRequest } = await figuresOf(source);
+      assert(iops > 0, source.label);
+      assert(Math.abs(iops * usPerRequest / 1e6 - 1) < 1e-3, source.label);
+    }
+  },
+);
 
-Deno.test("read_floor: fails where a read does", async () => {
+onIoUring("read_floor: fails where a read does", async () => {
   const program = await compileFloor("read_floor", ["read_floor.c"], [], ["-luring"]);
   const small = Deno.makeTempFileSync({ dir: FOLDER });
   for (const [path, message] of [[small, "smaller than one read"], ["/nonexistent", "No such"]]) {
@@ -179,6 +183,24 @@ Deno.test({
       const { stdout } = await runWith(texts, [...programWords(RUN_FIO), file]);
       assertEquals(stdout, `${message}\n`);
     }
+  },
+});
+
+Deno.test({
+  name: `bench: what fails later says why too${inMemory ? " (skipped: TMPDIR is in memory)" : ""}`,
+  ignore: inMemory,
+  fn: async () => {
+    // Fails from the third time on: after the trial and the first round.
+    const calls = `${newFolder()}/calls`;
+    const answer = '{\n "jobs": [{"read": {"iops": 250}}] }';
+    const fio =
+      `echo >>${calls}; [ $(/usr/bin/wc -l <${calls}) -lt 3 ] || exit 1; echo '${answer}'`;
+    const words = cliWords(["bench", "--only", "direct-1,bottom-half", "--rounds", "2"]);
+    const { code, stdout } = await runWith({ fio }, [...words, "--file", file]);
+    assertEquals(code, 0);
+    assertMatch(stdout, /direct-1 .*\?/);
+    assertMatch(stdout, /bottom-half .* (yes|no) /);
+    assertMatch(stdout, /^direct-1: Cannot measure as a process of it has ended$/m);
   },
 });
 

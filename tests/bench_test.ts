@@ -2,6 +2,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { BENCH_NAMES } from "../src/cli/bench.ts";
 import { cliWords, type Result, run } from "./child.ts";
+import { onIoUring } from "./each_fdmon.ts";
 
 function bench(...args: string[]): Promise<Result> {
   return run(cliWords(["bench", ...args]));
@@ -43,6 +44,22 @@ Deno.test("bench: prints a table and its progress", async () => {
   assertMatch(stdout, /cold-start .* [\d.]+ │ +[\d.]+ │ ms +│ +[\d.]+ │ +≤ 150 /);
   assertStringIncludes(stderr, "setting up: poll-nothing");
   assertStringIncludes(stderr, "round 1 of 1");
+});
+
+onIoUring("bench: reads are measured beside those of C and of Deno", async () => {
+  const only = "read-1,read-32,sqe-32,read-deno-1,read-deno-32";
+  const { code, stdout, stderr } = await bench("--only", only, "--rounds", "1", "--json");
+  assertEquals(code, 0, stderr);
+  for (const { name, ours, floor, ratio } of JSON.parse(stdout).rows) {
+    assert(ours > 0 && floor > 0 && ratio > 0, name);
+  }
+});
+
+onIoUring("bench: what an awaited read allocates is neither nothing nor all", async () => {
+  const { stdout } = await bench("--only", "read-allocation", "--rounds", "1", "--json");
+  const { ours } = JSON.parse(stdout).rows[0];
+  // A promise at least, and no buffer.
+  assert(ours >= 16 && ours < 4096, `${ours}`);
 });
 
 Deno.test("bench: a row that cannot be measured says why, the others are measured", async () => {

@@ -11,6 +11,7 @@ import process from "node:process";
 import { loadShim } from "../../ffi/library.ts";
 import { AioContext, EventNotifier, type FdmonName, PollWord } from "../../mod.ts";
 import { measureDenoReads, serveDenoEcho } from "./bench_deno.ts";
+import { measureReadAllocation, measureReads, measureSqes } from "./bench_io.ts";
 import { openBlockFile } from "./scale_file.ts";
 import { type RunPlan, Scenario } from "./scale_run.ts";
 
@@ -36,6 +37,9 @@ const MEASUREMENTS: Readonly<Record<string, (...args: string[]) => Measure | Pro
   "handler-changes": measureHandlerChanges,
   allocation: measureAllocation,
   "wake-up": measureWakeUp,
+  read: (depth, from, path) => measureReads(depth, from as "cached" | "direct", path),
+  sqe: measureSqes,
+  "read-allocation": measureReadAllocation,
   "read-deno": measureDenoReads,
   "echo-deno": serveDenoEcho,
 };

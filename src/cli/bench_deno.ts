@@ -55,9 +55,8 @@ function expectBlock(count: number | null): void {
 
 /** Reads with so many requests in flight, each awaited, in the faster of Deno's ways. */
 export async function measureDenoReads(depthText: string, path: string): Promise<Measure> {
-  const fd = openSync(path, "r");
-  fillPageCache(fd);
-  const offsets = new RandomOffsets(blocksToRead(fd));
+  fillPageCache(path);
+  const offsets = new RandomOffsets(blocksToRead(path));
   let fastest: Measure | null = null, most = 0;
   for (const openReader of [openFsFile, openForNode] satisfies OpenReader[]) {
     const readers = Array.from({ length: Number(depthText) }, () => openReader(path));

@@ -46,13 +46,10 @@ export class FioProbe implements Probe {
   readonly #args: readonly string[];
 
   private constructor(path: string, depth: number) {
-    const fd = openSync(path, "r");
-    const bytes = blocksToRead(fd) * READ_SIZE;
-    closeSync(fd);
     this.#args = [
       "--name=reads",
       `--filename=${path}`,
-      `--size=${bytes}`,
+      `--size=${blocksToRead(path) * READ_SIZE}`,
       "--ioengine=io_uring",
       "--rw=randread",
       // A block may come twice, as in ours.

@@ -4,6 +4,7 @@
  * A row names the figure of ours and, where there is one, the figure beside it: a C floor, or the
  * same of ours under other circumstances. Rows that ask for the same process share it.
  */
+import { IO_ROWS } from "./bench_io_rows.ts";
 import { ChildProbe, compileFloor, type Probe, ProgramProbe } from "./bench_probe.ts";
 import type { RunPlan } from "./scale_run.ts";
 
@@ -265,4 +266,5 @@ export const BENCH_ROWS: readonly BenchRow[] = [
     must: 150,
     aim: 80,
   },
+  ...IO_ROWS,
 ];

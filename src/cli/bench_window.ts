@@ -4,7 +4,6 @@
  * The same as in the C floor (bench/read_floor.c): the same generator, the same part of the file
  * and as many requests for one look at the clock. Nothing here allocates for a request.
  */
-import { fstatSync, readSync } from "node:fs";
 import type { Figures } from "./bench_child.ts";
 
 /** Bytes of a read. */
@@ -19,15 +18,16 @@ const SEED = 2463534242;
 const REQUESTS_PER_CLOCK_READ = 64;
 
 /** Blocks of the file that are read. */
-export function blocksToRead(fd: number): number {
-  return Math.min(Math.floor(fstatSync(fd).size / READ_SIZE), BLOCKS_MAX);
+export function blocksToRead(path: string): number {
+  return Math.min(Math.floor(Deno.statSync(path).size / READ_SIZE), BLOCKS_MAX);
 }
 
 /** Reads what is going to be read, so that it is in the page cache. */
-export function fillPageCache(fd: number): void {
+export function fillPageCache(path: string): void {
+  using file = Deno.openSync(path);
   const buffer = new Uint8Array(256 * READ_SIZE);
-  const end = blocksToRead(fd) * READ_SIZE;
-  for (let at = 0; at < end; at += buffer.length) readSync(fd, buffer, 0, buffer.length, at);
+  const end = blocksToRead(path) * READ_SIZE;
+  for (let at = 0; at < end;) at += file.readSync(buffer) ?? end;
 }
 
 /** Where to read: Marsaglia's xorshift of 32 bits. */
