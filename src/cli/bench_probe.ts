@@ -24,6 +24,8 @@ export class ChildProbe implements Probe {
   private constructor(program: string, args: readonly string[]) {
     this.#process = new Deno.Command(program, {
       args: [...args],
+      // A line of what it says may end up in the table.
+      env: { NO_COLOR: "1" },
       stdin: "piped",
       stdout: "piped",
       stderr: "piped",
