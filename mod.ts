@@ -28,7 +28,19 @@ export { EventNotifier } from "./src/event_notifier.ts";
 export type { FdmonName } from "./src/fdmon.ts";
 export { AioFile, type FallocateMode, type OpenFileOptions } from "./src/io/aio_file.ts";
 export { AioBuffers, type AllocateOptions, type RequestView } from "./src/io/buffers.ts";
+export { AioListener } from "./src/io/listener.ts";
+export { MemFd, type MemFdOptions, type MemFdSeal } from "./src/io/mem_fd.ts";
 export type { RequestOptions } from "./src/io/operation.ts";
+export { PidFd } from "./src/io/pid_fd.ts";
+export { SignalFd, type SignalInfo } from "./src/io/signal_fd.ts";
+export {
+  AioSocket,
+  type ReceivedMessage,
+  type ReceiveOptions,
+  type ShutdownHow,
+} from "./src/io/socket.ts";
+export type { ListenOptions, SocketOptions } from "./src/io/socket_maker.ts";
+export { TimerFd, type TimerFdOptions } from "./src/io/timer_fd.ts";
 export type { FileStatus } from "./src/io/statx.ts";
 export { PollWord } from "./src/poll_word.ts";
 export type { PollParams } from "./src/polling_time.ts";
@@ -43,4 +55,5 @@ export type {
   TraceListener,
   TraceName,
 } from "./src/trace.ts";
+export type { IpAddress, SocketAddress, UnixAddress } from "./ffi/socket_address.ts";
 export { AioError } from "./ffi/errno.ts";

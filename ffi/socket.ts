@@ -26,7 +26,7 @@ export const SocketFlag = { cloexec: 0o2000000, nonblock: 0o4000 } as const;
 export const SocketLevel = { socket: 1, tcp: 6, ipv6: 41 } as const;
 
 /** Options of the level `socket`. */
-export const SocketOption = { reuseaddr: 2, error: 4 } as const;
+export const SocketOption = { reuseaddr: 2, error: 4, reuseport: 15, domain: 39 } as const;
 
 /** Options of the level `tcp`. */
 export const TcpOption = { nodelay: 1 } as const;
@@ -48,9 +48,9 @@ export class Sockets {
     this.#shim = shim;
   }
 
-  /** A new socket; `type` is a `SocketType`. */
-  open(domain: number, type: number, protocol = 0): number {
-    const flags = SocketFlag.cloexec | SocketFlag.nonblock;
+  /** A new socket, non-blocking unless told otherwise; `type` is a `SocketType`. */
+  open(domain: number, type: number, protocol = 0, blocking = false): number {
+    const flags = SocketFlag.cloexec | (blocking ? 0 : SocketFlag.nonblock);
     const fd = this.#shim.aio_socket(domain, type | flags, protocol);
     return check(fd, "Cannot make a socket", "socket");
   }

@@ -9,6 +9,7 @@
  * errors alone.
  */
 import { loadShim } from "../ffi/library.ts";
+import type { SocketAddress } from "../ffi/socket_address.ts";
 import { Spin } from "../ffi/spin.ts";
 import { System } from "../ffi/system.ts";
 import { AioHandler, type FdHandler, readFdHandler, requireFreeWord } from "./aio_handler.ts";
@@ -36,7 +37,10 @@ import { IntrusiveList } from "./intrusive_list.ts";
 import { findRunJobs } from "./host_loop.ts";
 import { AioFile, type OpenFileOptions } from "./io/aio_file.ts";
 import type { AioBuffers } from "./io/buffers.ts";
+import type { AioListener } from "./io/listener.ts";
 import type { RequestOptions } from "./io/operation.ts";
+import type { AioSocket } from "./io/socket.ts";
+import type { ListenOptions, SocketOptions } from "./io/socket_maker.ts";
 import { Iteration } from "./iteration.ts";
 import { IterationTimes } from "./iteration_times.ts";
 import { PollMode } from "./poll_mode.ts";
@@ -257,6 +261,35 @@ export class AioContext implements Disposable {
     options: OpenFileOptions & RequestOptions = {},
   ): Promise<AioFile> {
     return AioFile.open(this.#requests.io, path, options);
+  }
+
+  /**
+   * Listens for connections.
+   *
+   * @param at an address, or `{ fd }` of a socket that listens already, as in socket activation
+   * @param options backlog and the like
+   * @throws {AioError} EADDRINUSE and the like
+   */
+  listen(at: SocketAddress | { readonly fd: number }, options: ListenOptions = {}): AioListener {
+    this.#requireOpen("listen");
+    return this.#requests.sockets.listen(at, options);
+  }
+
+  /**
+   * Connects a socket.
+   *
+   * @param to where to; a host's name is looked up
+   * @param options options of the socket, and a signal that cancels
+   * @throws {AioError} ECONNREFUSED and the like
+   */
+  connect(to: SocketAddress, options: SocketOptions & RequestOptions = {}): Promise<AioSocket> {
+    return this.#requests.sockets.connect(to, options);
+  }
+
+  /** Takes over the fd of a connected socket, which is closed with the object. */
+  adoptSocket(fd: number): AioSocket {
+    this.#requireOpen("adopt a socket");
+    return this.#requests.sockets.adopt(fd);
   }
 
   /**

@@ -5,12 +5,14 @@
  * put together from readiness and worker threads. Nothing here is opened before it is needed.
  */
 import type { Shim } from "../ffi/shim_symbols.ts";
+import { Sockets } from "../ffi/socket.ts";
 import type { System } from "../ffi/system.ts";
 import { EmulatedRequests } from "./emulated_requests.ts";
 import type { HandlerRegistry } from "./handler_registry.ts";
 import { AioBuffers } from "./io/buffers.ts";
 import { CachedReads } from "./io/cached_reads.ts";
 import { IoRequests } from "./io/io_request.ts";
+import { SocketMaker } from "./io/socket_maker.ts";
 import type { RequestDevice } from "./request.ts";
 import { RequestQueue } from "./request_queue.ts";
 import {
@@ -42,6 +44,7 @@ export class ContextRequests {
   #handlers: HandlerRegistry | null = null;
   #buffers: AioBuffers | null = null;
   #io: IoRequests | null = null;
+  #sockets: SocketMaker | null = null;
   readonly #sqe: Sqe = new Sqe();
 
   constructor(parts: ContextRequestParts) {
@@ -69,6 +72,13 @@ export class ContextRequests {
     return this.#buffers ??= new AioBuffers();
   }
 
+  /** Sockets and listeners. */
+  get sockets(): SocketMaker {
+    const { shim } = this.#parts;
+    const ring = this.#handlers!.fdmon.requests !== null;
+    return this.#sockets ??= new SocketMaker(this.io, new Sockets(shim), ring);
+  }
+
   /** Requests with promises. */
   get io(): IoRequests {
     return this.#io ??= this.#openIo();
@@ -77,7 +87,7 @@ export class ContextRequests {
   #openIo(): IoRequests {
     const { shim, system, requireOpen } = this.#parts;
     const cached = new CachedReads(shim, this.queue, () => void system.calls++);
-    return new IoRequests(this.queue, this.buffers, cached, requireOpen);
+    return new IoRequests(system, this.queue, this.buffers, cached, requireOpen);
   }
 
   #openDevice(): RequestDevice {

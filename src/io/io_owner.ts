@@ -12,7 +12,7 @@ import { FileOperation } from "./operation.ts";
 export interface OwnerKind {
   /** As `"file"`; in errors. */
   readonly name: string;
-  /** Its requests can take for ever. */
+  /** Its requests can take for ever, so closing cancels them; and closing itself never waits. */
   readonly cancels: boolean;
   /** What to do about EINVAL, where that has a usual reason. */
   readonly invalidAdvice?: string;
@@ -67,6 +67,7 @@ export class IoOwner {
       if (this.kind.cancels) { for (const request of this.requests) this.io.cancel(request); }
       await new Promise<void>((resolve) => this.#idle = resolve);
     }
-    await this.io.request(FileOperation.close, null, { fd });
+    if (this.kind.cancels) this.io.closeNow(fd);
+    else await this.io.request(FileOperation.close, null, { fd });
   }
 }

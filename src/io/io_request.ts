@@ -11,6 +11,7 @@ import { AioError, Errno } from "../../ffi/errno.ts";
 import { SqeOp, SqeWord, storeNumber } from "../../ffi/sqe.ts";
 import { AioRequest } from "../request.ts";
 import type { RequestQueue } from "../request_queue.ts";
+import type { System } from "../../ffi/system.ts";
 import type { IoOwner } from "./io_owner.ts";
 import {
   type AioBuffers,
@@ -116,6 +117,7 @@ export class IoRequests {
   readonly buffers: AioBuffers;
   readonly #queue: RequestQueue;
   readonly #requireOpen: (verb: string) => void;
+  readonly #system: System;
   readonly #cached: CachedReads;
   readonly #free: IoRequest[] = [];
   readonly #location = new Location();
@@ -130,11 +132,13 @@ export class IoRequests {
 
   /** @param requireOpen throws where the context is disposed */
   constructor(
+    system: System,
     queue: RequestQueue,
     buffers: AioBuffers,
     cached: CachedReads,
     requireOpen: (verb: string) => void,
   ) {
+    this.#system = system;
     this.#queue = queue;
     this.#cached = cached;
     this.buffers = buffers;
@@ -233,6 +237,12 @@ export class IoRequests {
     request.memory = words.memory ?? null;
     request.subject = words.subject ?? "";
     return this.#add(request, options);
+  }
+
+  /** Closes an fd without waiting; no request of it is in flight. */
+  closeNow(fd: number): void {
+    this.#queue.device?.forget(fd);
+    this.#system.close(fd);
   }
 
   /** The address of memory of the pool. */

@@ -1,5 +1,5 @@
 /**
- * The operations that requests with promises make, as tables.
+ * The operations that requests with promises make, as tables, and what goes with each request.
  */
 import { SqeOp } from "../../ffi/sqe.ts";
 import { PollEvent } from "../../ffi/system.ts";
@@ -49,6 +49,16 @@ export const FileOperation = {
   statx: operation(SqeOp.statx, "statx", "stat"),
   openat: operation(SqeOp.openat, "openat", "open"),
   close: operation(SqeOp.close, "close", "close"),
+} as const;
+
+/** Operations on sockets. A peer that is gone is EPIPE; no signal comes of it. */
+export const SocketOperation = {
+  recv: operation(SqeOp.recv, "recv", "receive from", PollEvent.in, true),
+  send: operation(SqeOp.send, "send", "send to", PollEvent.out),
+  recvmsg: operation(SqeOp.recvmsg, "recvmsg", "receive from", PollEvent.in, true),
+  sendmsg: operation(SqeOp.sendmsg, "sendmsg", "send to", PollEvent.out),
+  accept: operation(SqeOp.accept, "accept4", "accept a connection on", PollEvent.in),
+  connect: operation(SqeOp.connect, "connect", "connect to"),
 } as const;
 
 /** Describes an operation. */

@@ -1,0 +1,325 @@
+/**
+ * Connected sockets: every operation is a request on the context's loop.
+ *
+ * Requests of one direction complete in the order they were made; the two directions are independent
+ * of each other. Closing cancels what is in flight. Data, and fds beside it, go through recvmsg and
+ * sendmsg where one buffer is not enough. Invariant: fds that were received are the caller's, or are
+ * closed here: none is lost.
+ */
+import { Message, SEGMENTS_MAX } from "../../ffi/message.ts";
+import { Shutdown, type Sockets } from "../../ffi/socket.ts";
+import type { SocketAddress } from "../../ffi/socket_address.ts";
+import { bytesOf, COPY_BYTES_MAX, Location, type RequestView } from "./buffers.ts";
+import type { IoOwner } from "./io_owner.ts";
+import { type RequestOptions, SocketOperation } from "./operation.ts";
+import { readableOf, writableOf } from "./socket_streams.ts";
+
+const MSG_NOSIGNAL = 0x4000, MSG_CMSG_CLOEXEC = 0x4000_0000;
+const FDS_MAX = 253;
+
+/** What a message carries. */
+export interface ReceivedMessage {
+  /** Bytes received; 0 at the end. */
+  readonly byteLength: number;
+  /** Open files that came with them, which belong to the caller from now on. */
+  readonly fds: readonly number[];
+  /** More fds came than there was room for; those are closed. */
+  readonly fdsTruncated: boolean;
+}
+
+/** Options of a message to be received. */
+export interface ReceiveOptions extends RequestOptions {
+  /** Room for fds, up to 253; 0 where not given, and what comes all the same is closed. */
+  fdsMax?: number;
+}
+
+/** Which directions to shut down. */
+export type ShutdownHow = "read" | "write" | "both";
+
+/**
+ * A connected socket.
+ *
+ * @example
+ * ```ts
+ * import { AioContext } from "@aio/context";
+ * using ctx = new AioContext();
+ * await ctx.run(async () => {
+ *   await using listener = ctx.listen({ hostname: "127.0.0.1", port: 0 });
+ *   await using client = await ctx.connect(listener.address);
+ *   await using server = await listener.accept();
+ *   await client.sendAll(new TextEncoder().encode("hello"));
+ *   const buffer = new Uint8Array(16);
+ *   const count = await server.recv(buffer);
+ *   console.log(new TextDecoder().decode(buffer.subarray(0, count))); // hello
+ * });
+ * ```
+ */
+export class AioSocket implements AsyncDisposable {
+  readonly #owner: IoOwner;
+  readonly #sockets: Sockets;
+  #readable: ReadableStream<Uint8Array<ArrayBuffer>> | null = null;
+  #writable: WritableStream<Uint8Array> | null = null;
+
+  /**
+   * For `AioContext.connect` and the like.
+   *
+   * @internal
+   */
+  constructor(owner: IoOwner, sockets: Sockets) {
+    this.#owner = owner;
+    this.#sockets = sockets;
+  }
+
+  /**
+   * The file descriptor.
+   *
+   * @throws {TypeError} when the socket is closed
+   */
+  get fd(): number {
+    return this.#owner.fd;
+  }
+
+  /** Where the socket is. */
+  get localAddress(): SocketAddress {
+    return this.#sockets.localAddress(this.fd);
+  }
+
+  /** Whom it is connected to. */
+  get peerAddress(): SocketAddress {
+    return this.#sockets.peerAddress(this.fd);
+  }
+
+  /**
+   * Receives what is there, or waits for something.
+   *
+   * @param buffer memory to receive into; from `ctx.buffers` or shared, without a copy
+   * @param options a signal that cancels
+   * @returns bytes received; 0 when the peer has ended its direction
+   * @throws {AioError} ECONNRESET and the like; ECANCELED when the socket is closed meanwhile
+   */
+  recv(buffer: RequestView, options?: RequestOptions): Promise<number> {
+    return this.#owner.io.transfer(SocketOperation.recv, this.#owner, buffer, 0, 0, options);
+  }
+
+  /**
+   * Sends, once there is room for some of it.
+   *
+   * @param buffer what to send, which must not be changed before that is complete
+   * @param options a signal that cancels
+   * @returns bytes sent, which may be fewer than the buffer has
+   * @throws {AioError} EPIPE or ECONNRESET when the peer is gone
+   */
+  send(buffer: RequestView, options?: RequestOptions): Promise<number> {
+    const { io } = this.#owner;
+    return io.transfer(SocketOperation.send, this.#owner, buffer, 0, MSG_NOSIGNAL, options);
+  }
+
+  /** Sends all of a buffer, in as many requests as that takes. See `send`. */
+  async sendAll(buffer: RequestView, options?: RequestOptions): Promise<void> {
+    let sent = await this.send(buffer, options);
+    if (sent === buffer.byteLength) return;
+    const bytes = bytesOf(buffer);
+    while (sent < bytes.byteLength) sent += await this.send(bytes.subarray(sent), options);
+  }
+
+  /** Receives into several buffers, one after the other, with one request. See `recv`. */
+  async readv(buffers: readonly RequestView[], options?: RequestOptions): Promise<number> {
+    return (await this.#receive(buffers, 0, options)).byteLength;
+  }
+
+  /** Sends several buffers, one after the other, with one request. See `send`. */
+  writev(buffers: readonly RequestView[], options?: RequestOptions): Promise<number> {
+    return this.#send(buffers, [], options);
+  }
+
+  /**
+   * Sends data, and open files with its first byte (SCM_RIGHTS), over a unix socket.
+   *
+   * @param buffers the data, at least one byte where there are fds
+   * @param fds open fds, up to 253, which stay the caller's
+   * @returns bytes sent; where these are fewer than there are, the rest must go without the fds
+   */
+  sendMessage(
+    buffers: readonly RequestView[],
+    fds: readonly number[] = [],
+    options?: RequestOptions,
+  ): Promise<number> {
+    return this.#send(buffers, fds, options);
+  }
+
+  /** Receives data and open files. Files for which there is no room are closed. */
+  recvMessage(
+    buffers: readonly RequestView[],
+    options: ReceiveOptions = {},
+  ): Promise<ReceivedMessage> {
+    return this.#receive(buffers, options?.fdsMax ?? 0, options);
+  }
+
+  /** Ends one direction or both; the peer receives what was sent, and then the end. */
+  shutdown(how: ShutdownHow = "both"): void {
+    const hows = { read: Shutdown.rd, write: Shutdown.wr, both: Shutdown.rdwr };
+    if (!Object.hasOwn(hows, how)) {
+      throw new TypeError(`Cannot shut down as the direction is none: ${String(how)}`);
+    }
+    this.#sockets.shutdown(this.fd, hows[how]);
+  }
+
+  /** What is received, as a stream, for Deno's own APIs. Ends with the peer's direction. */
+  get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
+    return this.#readable ??= readableOf(this);
+  }
+
+  /** A stream whose chunks are sent; closing it ends this direction. */
+  get writable(): WritableStream<Uint8Array> {
+    return this.#writable ??= writableOf(this);
+  }
+
+  /** Cancels requests in flight and closes. Closing again is harmless. */
+  close(): Promise<void> {
+    return this.#owner.close();
+  }
+
+  /** Closes. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #send(
+    views: readonly RequestView[],
+    fds: readonly number[],
+    options: RequestOptions | undefined,
+  ): Promise<number> {
+    requireFds(fds);
+    const { io } = this.#owner;
+    const segments = new Segments(views, io.buffers.borrow.bind(io.buffers));
+    const message = segments.describe(fds.length);
+    if (fds.length !== 0) message.setFds(fds);
+    if (segments.copy !== null) segments.gather();
+    try {
+      const words = {
+        address: message.address,
+        len: 1,
+        opFlags: MSG_NOSIGNAL,
+        memory: [message, segments],
+      };
+      return await io.request(SocketOperation.sendmsg, this.#owner, words, options);
+    } finally {
+      if (segments.copy !== null) io.buffers.giveBack(segments.copy);
+    }
+  }
+
+  async #receive(
+    views: readonly RequestView[],
+    fdsMax: number,
+    options: RequestOptions | undefined,
+  ): Promise<ReceivedMessage> {
+    if (!Number.isInteger(fdsMax) || fdsMax < 0 || fdsMax > FDS_MAX) {
+      throw new RangeError(`Cannot receive as fdsMax is not 0 to ${FDS_MAX}: ${String(fdsMax)}`);
+    }
+    const { io } = this.#owner;
+    const segments = new Segments(views, io.buffers.borrow.bind(io.buffers));
+    const message = segments.describe(fdsMax);
+    if (fdsMax !== 0) message.expectFds();
+    let fds: number[] = [];
+    try {
+      const words = {
+        address: message.address,
+        len: 1,
+        opFlags: MSG_CMSG_CLOEXEC,
+        memory: [message, segments],
+      };
+      const byteLength = await io.request(SocketOperation.recvmsg, this.#owner, words, options);
+      if (fdsMax !== 0) fds = message.takeFds();
+      segments.scatter(byteLength);
+      const received = { byteLength, fds, fdsTruncated: message.fdsTruncated };
+      fds = [];
+      return received;
+    } finally {
+      // Left over only where something threw after the fds had come.
+      for (const fd of fds) io.closeNow(fd);
+      if (segments.copy !== null) io.buffers.giveBack(segments.copy);
+    }
+  }
+}
+
+/** The buffers of a message, and the copy that stands in for them where one is needed. */
+class Segments {
+  readonly copy: Uint8Array<ArrayBuffer> | null;
+  readonly #views: readonly RequestView[];
+  readonly #bytes: readonly Uint8Array[];
+  readonly #byteLength: number;
+  readonly #location = new Location();
+
+  constructor(
+    views: readonly RequestView[],
+    borrow: (byteLength: number) => Uint8Array<ArrayBuffer>,
+  ) {
+    if (!Array.isArray(views) || views.length > SEGMENTS_MAX) {
+      throw new TypeError(
+        `Cannot transfer a message as it has no array of up to ${SEGMENTS_MAX} buffers`,
+      );
+    }
+    // A caller's array may change meanwhile.
+    this.#views = [...views];
+    let direct = true;
+    for (const view of this.#views) direct = this.#location.locate(view) && direct;
+    this.#bytes = this.#views.map(bytesOf);
+    const byteLength = this.#bytes.reduce((sum, bytes) => sum + bytes.byteLength, 0);
+    this.#byteLength = direct ? byteLength : Math.min(byteLength, COPY_BYTES_MAX);
+    this.copy = direct || byteLength === 0 ? null : borrow(this.#byteLength);
+  }
+
+  /** A message with these segments and room for fds. */
+  describe(fdsMax: number): Message {
+    const message = new Message(Math.max(1, this.#views.length), fdsMax);
+    message.clear();
+    if (this.copy !== null) {
+      this.#location.locate(this.copy);
+      message.addSegment(this.#location.address, this.#byteLength);
+    } else {
+      for (const view of this.#views) {
+        if (!this.#location.locate(view)) continue; // Empty.
+        message.addSegment(this.#location.address, this.#location.byteLength);
+      }
+    }
+    return message;
+  }
+
+  /** Copies what is to be sent. */
+  gather(): void {
+    let at = 0;
+    for (const bytes of this.#bytes) {
+      const part = bytes.subarray(0, this.#byteLength - at);
+      this.copy!.set(part, at);
+      at += part.byteLength;
+    }
+  }
+
+  /** Copies what was received to where it belongs. */
+  scatter(byteLength: number): void {
+    if (this.copy === null) return;
+    let at = 0;
+    for (const [index, bytes] of this.#bytes.entries()) {
+      if (at >= byteLength) return;
+      const length = Math.min(bytes.byteLength, byteLength - at);
+      if (bytesOf(this.#views[index]).byteLength < length) {
+        throw new TypeError(
+          "Cannot receive from the socket as the buffer has been transferred away",
+        );
+      }
+      bytes.set(this.copy.subarray(at, at + length));
+      at += length;
+    }
+  }
+}
+
+function requireFds(fds: readonly number[]): void {
+  if (!Array.isArray(fds) || fds.length > FDS_MAX) {
+    throw new TypeError(`Cannot send fds as they are no array of up to ${FDS_MAX}`);
+  }
+  for (const fd of fds) {
+    if (!Number.isInteger(fd) || fd < 0 || fd > 0x7fff_ffff) {
+      throw new RangeError(`Cannot send an fd as it is not a whole number >= 0: ${String(fd)}`);
+    }
+  }
+}
