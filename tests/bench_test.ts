@@ -55,6 +55,15 @@ onIoUring("bench: reads are measured beside those of C and of Deno", async () =>
   }
 });
 
+onIoUring("bench: an echo server is measured beside C, Deno and idle connections", async () => {
+  const only = "echo,echo-deno,idle-connections,idle-connections-busy";
+  const { code, stdout, stderr } = await bench("--only", only, "--rounds", "1", "--json");
+  assertEquals(code, 0, stderr);
+  for (const { name, ours, floor } of JSON.parse(stdout).rows) {
+    assert(ours > 0 && (floor > 0 || name === "idle-connections"), name);
+  }
+});
+
 onIoUring("bench: what an awaited read allocates is neither nothing nor all", async () => {
   const { stdout } = await bench("--only", "read-allocation", "--rounds", "1", "--json");
   const { ours } = JSON.parse(stdout).rows[0];

@@ -13,6 +13,7 @@ import { AioContext, EventNotifier, type FdmonName, PollWord } from "../../mod.t
 import { measureDenoReads, serveDenoEcho } from "./bench_deno.ts";
 import { measureReadAllocation, measureReads, measureSqes } from "./bench_io.ts";
 import { openBlockFile } from "./scale_file.ts";
+import { serveEcho } from "./bench_sockets.ts";
 import { type RunPlan, Scenario } from "./scale_run.ts";
 
 /** Figures by name; a measurement of one figure calls it `value`. */
@@ -40,6 +41,7 @@ const MEASUREMENTS: Readonly<Record<string, (...args: string[]) => Measure | Pro
   read: (depth, from, path) => measureReads(depth, from as "cached" | "direct", path),
   sqe: measureSqes,
   "read-allocation": measureReadAllocation,
+  echo: serveEcho,
   "read-deno": measureDenoReads,
   "echo-deno": serveDenoEcho,
 };

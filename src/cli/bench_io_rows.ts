@@ -1,10 +1,12 @@
 /**
- * The rows of `bench` that ask about files: what a request costs beside C, fio and Deno.
+ * The rows of `bench` that ask about files and sockets: what a request or a message costs beside C,
+ * fio and Deno.
  *
  * A source of ours is shared by all rows that compare it with something else.
  */
 import { requireDirect } from "./bench_direct.ts";
-import { denoReads, fioFloor, readFloor } from "./bench_floors.ts";
+import { startEcho, startIdle } from "./bench_echo.ts";
+import { DENO_ECHO, denoReads, ECHO_FLOOR, fioFloor, readFloor } from "./bench_floors.ts";
 import { ChildProbe } from "./bench_probe.ts";
 import type { BenchRow, Figure, Source } from "./bench_rows.ts";
 
@@ -35,6 +37,13 @@ const ALLOCATION: Source = {
   start: (file) => ChildProbe.start("read-allocation", file),
 };
 
+function startServer(path: string): Promise<ChildProbe> {
+  return ChildProbe.start("echo", path);
+}
+
+const ECHO: Source = { label: "echo server", start: () => startEcho(startServer) };
+const IDLE: Source = { label: "10,000 idle connections", start: () => startIdle(startServer) };
+
 const READS_1 = cachedReads(1), READS_32 = cachedReads(32);
 const FLOOR_32 = readFloor(32);
 
@@ -44,6 +53,10 @@ function usOf(source: Source): Figure {
 
 function iopsOf(source: Source): Figure {
   return { source, name: "iops" };
+}
+
+function messagesOf(source: Source): Figure {
+  return { source, name: "messagesPerSecond" };
 }
 
 /** In the order of the table. */
@@ -126,5 +139,44 @@ export const IO_ROWS: readonly BenchRow[] = [
     better: "less",
     must: 300,
     aim: 100,
+  },
+  {
+    name: "echo",
+    what: "unix-socket echo, 64 connections, 64 B / C server",
+    unit: "1/s",
+    ours: messagesOf(ECHO),
+    beside: messagesOf(ECHO_FLOOR),
+    better: "more",
+    must: 0.85,
+    aim: 1.2,
+  },
+  {
+    name: "echo-deno",
+    what: "the same / Deno.listen",
+    unit: "1/s",
+    ours: messagesOf(ECHO),
+    beside: messagesOf(DENO_ECHO),
+    better: "more",
+    must: 1.3,
+    aim: 2,
+  },
+  {
+    name: "idle-connections",
+    what: "memory of 10,000 idle connections",
+    unit: "MB",
+    ours: { source: IDLE, name: "memoryMB" },
+    better: "less",
+    must: 40,
+    aim: 15,
+  },
+  {
+    name: "idle-connections-busy",
+    what: "messages of one beside 10,000 idle connections / alone",
+    unit: "1/s",
+    ours: { source: IDLE, name: "beside" },
+    beside: { source: IDLE, name: "alone" },
+    better: "more",
+    must: 0.95,
+    aim: 0.99,
   },
 ];
