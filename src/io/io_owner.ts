@@ -22,8 +22,8 @@ export interface OwnerKind {
 export class IoOwner {
   readonly io: IoRequests;
   readonly kind: OwnerKind;
-  /** Requests in flight; each knows its index. */
-  readonly requests: IoRequest[] = [];
+  /** Requests in flight: a list through the requests themselves. */
+  #first: IoRequest | null = null;
   #fd: number;
   #idle: (() => void) | null = null;
   #closed: Promise<void> | null = null;
@@ -42,17 +42,20 @@ export class IoOwner {
 
   /** A request is in flight. */
   join(request: IoRequest): void {
-    request.ownerIndex = this.requests.push(request) - 1;
+    const first = this.#first;
+    request.ownerNext = first;
+    if (first !== null) first.ownerPrevious = request;
+    this.#first = request;
   }
 
   /** A request has ended. */
   leave(request: IoRequest): void {
-    const last = this.requests.pop()!;
-    if (last !== request) {
-      this.requests[request.ownerIndex] = last;
-      last.ownerIndex = request.ownerIndex;
-    }
-    if (this.requests.length === 0) this.#idle?.();
+    const { ownerNext, ownerPrevious } = request;
+    if (ownerPrevious === null) this.#first = ownerNext;
+    else ownerPrevious.ownerNext = ownerNext;
+    if (ownerNext !== null) ownerNext.ownerPrevious = ownerPrevious;
+    request.ownerNext = request.ownerPrevious = null;
+    if (this.#first === null) this.#idle?.();
   }
 
   /** Ends or waits for requests in flight, and closes. Closing again is harmless. */
@@ -63,8 +66,14 @@ export class IoOwner {
   async #close(): Promise<void> {
     const { fd } = this;
     this.#fd = -1;
-    if (this.requests.length !== 0) {
-      if (this.kind.cancels) { for (const request of this.requests) this.io.cancel(request); }
+    if (this.#first !== null) {
+      if (this.kind.cancels) {
+        for (let request: IoRequest | null = this.#first; request !== null;) {
+          // Cancelling completes nothing at once, so the list stays as it is.
+          this.io.cancel(request);
+          request = request.ownerNext;
+        }
+      }
       await new Promise<void>((resolve) => this.#idle = resolve);
     }
     if (this.kind.cancels) this.io.closeNow(fd);

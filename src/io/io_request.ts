@@ -37,7 +37,9 @@ export class IoRequest extends AioRequest {
   operation: Operation = FileOperation.read;
   /** Whose request it is; null for one that has no fd, or closes it. */
   owner: IoOwner | null = null;
-  ownerIndex = -1;
+  /** Neighbours among the requests of its owner. */
+  ownerNext: IoRequest | null = null;
+  ownerPrevious: IoRequest | null = null;
   fd = -1;
   /** What it is about, in errors, where that is not its fd. */
   subject = "";
@@ -55,13 +57,13 @@ export class IoRequest extends AioRequest {
   signal: AbortSignal | null = null;
   resolve: (result: number) => void = nobody;
   reject: (error: unknown) => void = nobody;
-  readonly onAbort: () => void;
+  /** Made with the first signal, as most requests have none. */
+  onAbort: (() => void) | null = null;
   readonly #io: IoRequests;
 
   constructor(io: IoRequests) {
     super();
     this.#io = io;
-    this.onAbort = () => io.cancel(this);
   }
 
   prepare(sqes: Int32Array, at: number): void {
@@ -288,7 +290,7 @@ export class IoRequests {
   #finish(request: IoRequest): void {
     if (request.copy !== null) this.buffers.giveBack(request.copy);
     if (request.signal !== null) {
-      request.signal.removeEventListener("abort", request.onAbort);
+      request.signal.removeEventListener("abort", request.onAbort!);
       request.signal = null;
     }
     request.memory = request.view = request.copy = null;
@@ -336,6 +338,7 @@ export class IoRequests {
     if (signal === null) return true;
     if (signal instanceof AbortSignal && !signal.aborted) {
       request.signal = signal;
+      request.onAbort ??= () => this.cancel(request);
       signal.addEventListener("abort", request.onAbort);
       return true;
     }
