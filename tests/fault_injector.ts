@@ -5,6 +5,7 @@
  * replaced, liburing as a library in front of the system's. A fault makes every nth call fail, as
  * the kernel would make it: what it takes before it fails is taken.
  */
+import { sourceFiles } from "../shim/build.ts";
 import { compileLibrary } from "./compile.ts";
 import { AioContext, type AioContextOptions, type FdmonName } from "../mod.ts";
 
@@ -84,9 +85,12 @@ const SHIM_TEXT = `${COMMON}
   #define epoll_wait faulty_wait
   #define syscall faulty_syscall
   #define ppoll faulty_ppoll
-  #include "${SHIM}system.c"
-  #include "${SHIM}spin.c"
-  #include "${SHIM}guest.c"`;
+  #include "${SHIM}system.c"`;
+
+/** The rest of the shim, which makes none of these calls. */
+const OTHER_SOURCES = sourceFiles(new URL(`file://${SHIM}`))
+  .filter((name) => name.endsWith(".c") && name !== "system.c")
+  .map((name) => `${SHIM}${name}`);
 
 const LIBURING_TEXT = `${COMMON}
   #include <dlfcn.h>
@@ -116,7 +120,7 @@ const LIBURING_TEXT = `${COMMON}
     return -error;
   }`;
 
-const shim = await compileLibrary(SHIM_TEXT, ["-O1"]);
+const shim = await compileLibrary(SHIM_TEXT, ["-O1", ...OTHER_SOURCES]);
 const liburing = await compileLibrary(LIBURING_TEXT, [
   "-Wl,--no-as-needed",
   "-l:liburing.so.2",
