@@ -18,8 +18,8 @@
  * | DEFER_TASKRUN                | for ever     | never            | never    | 822,000    |
  * | DEFER_TASKRUN, TASKRUN_FLAG  | 1,900        | never            | 100 %    | 820,000    |
  *
- * A thread that sleeps wakes up as fast with all of them, with or without NO_IOWAIT, which is set
- * so that a loop waiting for events does not count as one waiting for a disk. Registering the ring's
+ * A thread that sleeps wakes up as fast with all of them. NO_IOWAIT is set where a loop waits for
+ * events, lest it counts as one that waits for a disk. Registering the ring's
  * fd makes an empty enter about 50 ns of 270 shorter, which is nothing beside a wake-up.
  *
  * Invariant: between calls the SQ tail in shared memory covers every SQE pushed, so
@@ -127,11 +127,16 @@ export class Ring {
    * allocate for a double that is passed to a function.
    */
   readonly timeoutNs: Float64Array<ArrayBuffer> = new Float64Array(1);
+  /**
+   * The next waits are for a disk. Processors then sleep less deeply, which saves 5 to 20 us of a
+   * read; any other wait would show up as the machine waiting for disks all the time.
+   */
+  waitsForDisk = false;
   readonly #liburing: Liburing;
   readonly #system: System;
   readonly #ring = new BigUint64Array(RING.sizeof / 8);
   readonly #fd: number;
-  readonly #enterFlags: number;
+  readonly #noIowait: number;
   readonly #extArg = allocateNative(Number(EXT_ARG_BYTES));
   readonly #timespec = allocateNative(RingLayout.__kernel_timespec.sizeof);
   readonly #sqMask: number;
@@ -160,8 +165,7 @@ export class Ring {
     const ring = this.#ring;
     const words = new Uint32Array(ring.buffer);
     this.#fd = words[RING_FD_WORD];
-    this.#enterFlags = EnterFlag.getEvents |
-      (features & Feature.noIowait ? EnterFlag.noIowait : 0);
+    this.#noIowait = features & Feature.noIowait ? EnterFlag.noIowait : 0;
     storeU64(this.#extArg.u32, EXT_ARG_TS, this.#timespec.address);
     const sqEntries = words[SQ_ENTRIES_WORD], cqEntries = words[CQ_ENTRIES_WORD];
     this.#sqMask = sqEntries - 1;
@@ -307,7 +311,8 @@ export class Ring {
       this.#fd,
       this.unsubmitted,
       minComplete,
-      timed ? this.#enterFlags | EnterFlag.extArg : this.#enterFlags,
+      EnterFlag.getEvents | (timed ? EnterFlag.extArg : 0) |
+        (this.waitsForDisk ? 0 : this.#noIowait),
       timed ? this.#extArg.pointer : null,
       timed ? EXT_ARG_BYTES : SIGSET_BYTES,
     );

@@ -13,6 +13,13 @@ export abstract class AioRequest {
   slot = 0;
   /** It waits for a slot. */
   waiting = false;
+  /** It is a matter for a disk. */
+  disk = false;
+  /**
+   * It goes past the page cache: submitted together, such requests reach the disk as late as the last
+   * of them.
+   */
+  direct = false;
   /** The next one that waits for a slot. */
   next: AioRequest | null = null;
 

@@ -26,6 +26,8 @@ const abandoned: unknown[] = [];
 export class RequestQueue {
   /** Carries the requests out. */
   device: RequestDevice | null = null;
+  /** Requests in flight that are a matter for a disk. */
+  diskInFlight = 0;
   /** Requests answered since the last iteration without being added: see cached_reads.ts. */
   answered = 0;
   readonly #openDevice: () => RequestDevice;
@@ -200,10 +202,12 @@ export class RequestQueue {
   #takeSlot(request: AioRequest): void {
     request.slot = this.#freeSlots.length === 0 ? this.#slots.length : this.#freeSlots.pop()!;
     this.#slots[request.slot] = request;
+    if (request.disk) this.diskInFlight++;
   }
 
   #freeSlot(request: AioRequest): void {
     this.#slots[request.slot] = null;
+    if (request.disk) this.diskInFlight--;
     this.#freeSlots.push(request.slot);
     request.slot = 0;
   }

@@ -62,6 +62,7 @@ const PATH_MAX = 4096;
 const FILE: OwnerKind = { name: "file", cancels: false };
 const DIRECT_FILE: OwnerKind = {
   ...FILE,
+  direct: true,
   invalidAdvice: "with `direct` the buffer's address, its length and the offset have to be " +
     "multiples of the disk's block size: use ctx.buffers.allocate() and multiples of 4096",
 };

@@ -14,6 +14,8 @@ export interface OwnerKind {
   readonly name: string;
   /** Its requests can take for ever, so closing cancels them; and closing itself never waits. */
   readonly cancels: boolean;
+  /** It is a file past the page cache. */
+  readonly direct?: boolean;
   /** What to do about EINVAL, where that has a usual reason. */
   readonly invalidAdvice?: string;
 }

@@ -310,6 +310,8 @@ export class IoRequests {
     request.operation = operation;
     request.owner = owner;
     request.fd = fd;
+    request.disk = operation.disk;
+    request.direct = owner !== null && owner.kind.direct === true;
     if (owner !== null) owner.join(request);
     return request;
   }

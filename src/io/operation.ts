@@ -21,6 +21,8 @@ export interface Operation {
   readonly events: number;
   /** The kernel writes to the memory. */
   readonly fills: boolean;
+  /** It may have to wait for a disk. */
+  readonly disk: boolean;
 }
 
 /** Words of an SQE, and what goes with them. */
@@ -53,12 +55,12 @@ export const FileOperation = {
 
 /** Operations on sockets. A peer that is gone is EPIPE; no signal comes of it. */
 export const SocketOperation = {
-  recv: operation(SqeOp.recv, "recv", "receive from", PollEvent.in, true),
-  send: operation(SqeOp.send, "send", "send to", PollEvent.out),
-  recvmsg: operation(SqeOp.recvmsg, "recvmsg", "receive from", PollEvent.in, true),
-  sendmsg: operation(SqeOp.sendmsg, "sendmsg", "send to", PollEvent.out),
-  accept: operation(SqeOp.accept, "accept4", "accept a connection on", PollEvent.in),
-  connect: operation(SqeOp.connect, "connect", "connect to"),
+  recv: operation(SqeOp.recv, "recv", "receive from", PollEvent.in, true, false),
+  send: operation(SqeOp.send, "send", "send to", PollEvent.out, false, false),
+  recvmsg: operation(SqeOp.recvmsg, "recvmsg", "receive from", PollEvent.in, true, false),
+  sendmsg: operation(SqeOp.sendmsg, "sendmsg", "send to", PollEvent.out, false, false),
+  accept: operation(SqeOp.accept, "accept4", "accept a connection on", PollEvent.in, false, false),
+  connect: operation(SqeOp.connect, "connect", "connect to", 0, false, false),
 } as const;
 
 /** Describes an operation. */
@@ -68,6 +70,7 @@ export function operation(
   verb: string,
   events = 0,
   fills = false,
+  disk = true,
 ): Operation {
-  return { opcode, syscall, verb, events, fills };
+  return { opcode, syscall, verb, events, fills, disk };
 }
