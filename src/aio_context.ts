@@ -1,28 +1,20 @@
 /**
  * AioContext: an event loop for file descriptors, as its users see it.
  *
- * Here the parts of a context are made and put together, arguments are checked, and what is asked
- * for is passed on to the part that does it; the control flow of an iteration is in iteration.ts.
- * Callbacks may call anything here, `poll` included.
+ * Here arguments are checked, and what is asked for is passed on to the part that does it. How the
+ * parts are put together stands in context_parts.ts, the control flow of an iteration in
+ * iteration.ts. Callbacks may call anything here, `poll` included.
  *
  * Invariant: what callbacks throw is kept until the iteration is over, and each iteration sees its
  * errors alone.
  */
-import { loadShim } from "../ffi/library.ts";
 import type { SocketAddress } from "../ffi/socket_address.ts";
-import { Spin } from "../ffi/spin.ts";
-import { System } from "../ffi/system.ts";
 import { AioHandler, type FdHandler, readFdHandler, requireFreeWord } from "./aio_handler.ts";
-import {
-  type BottomHalf,
-  type BottomHalfOptions,
-  BottomHalfQueue,
-  QueuedBottomHalf,
-} from "./bottom_half.ts";
-import { CallbackErrors } from "./callback_errors.ts";
-import { type Clock, SystemClock } from "./clock.ts";
-import { ContextNotifier, type RemoteContext } from "./context_notifier.ts";
-import { ContextRequests } from "./context_requests.ts";
+import { type BottomHalf, type BottomHalfOptions, QueuedBottomHalf } from "./bottom_half.ts";
+import type { CallbackErrors } from "./callback_errors.ts";
+import type { RemoteContext } from "./context_notifier.ts";
+import { ContextParts } from "./context_parts.ts";
+import type { ContextRequests } from "./context_requests.ts";
 import {
   type AioContextOptions,
   type AioStats,
@@ -31,9 +23,7 @@ import {
   refusePosting,
   requireFunction,
 } from "./context_types.ts";
-import { Dispatcher } from "./dispatcher.ts";
-import { HandlerRegistry } from "./handler_registry.ts";
-import { IntrusiveList } from "./intrusive_list.ts";
+import type { HandlerRegistry } from "./handler_registry.ts";
 import { findRunJobs } from "./host_loop.ts";
 import { AioFile, type OpenFileOptions } from "./io/aio_file.ts";
 import type { AioBuffers } from "./io/buffers.ts";
@@ -41,14 +31,12 @@ import type { AioListener } from "./io/listener.ts";
 import type { RequestOptions } from "./io/operation.ts";
 import type { AioSocket } from "./io/socket.ts";
 import type { ListenOptions, SocketOptions } from "./io/socket_maker.ts";
-import { Iteration } from "./iteration.ts";
-import { IterationTimes } from "./iteration_times.ts";
-import { PollMode } from "./poll_mode.ts";
-import { defaultPollParams, mergePollParams, type PollParams } from "./polling_time.ts";
+import type { Iteration } from "./iteration.ts";
+import { mergePollParams, type PollParams } from "./polling_time.ts";
 import { Runner, type RunOptions } from "./runner.ts";
 import type { AddedRequest, CompleteSqe, PrepareSqe } from "./sqe_request.ts";
-import { ListedTimer, type Timer, TimerList } from "./timer_list.ts";
-import { contextMade, Trace } from "./trace.ts";
+import { ListedTimer, type Timer } from "./timer_list.ts";
+import { contextMade, type Trace } from "./trace.ts";
 
 /**
  * An event loop that belongs to the isolate that made it.
@@ -67,15 +55,10 @@ import { contextMade, Trace } from "./trace.ts";
 export class AioContext implements Disposable {
   /** The named trace events. */
   readonly trace: Trace;
-  readonly #system: System;
-  readonly #clock: Clock;
-  readonly #notifier: ContextNotifier;
-  readonly #pollMode: PollMode;
-  readonly #bottomHalves: BottomHalfQueue;
-  readonly #timers: TimerList;
-  readonly #errors = new CallbackErrors();
+  readonly #parts: ContextParts;
+  // Those of its parts that are used most.
+  readonly #errors: CallbackErrors;
   readonly #handlers: HandlerRegistry;
-  readonly #dispatcher: Dispatcher;
   readonly #requests: ContextRequests;
   readonly #iteration: Iteration;
   readonly #runner: Runner;
@@ -90,69 +73,23 @@ export class AioContext implements Disposable {
    * @throws {TypeError} for bad options, or a RangeError
    */
   constructor(options: AioContextOptions = {}) {
-    const { fdmon, pollParams, clock, shim: shimPath, liburing } = readContextOptions(options);
-    const params = mergePollParams(defaultPollParams(), pollParams ?? {});
-    const shim = loadShim({ shim: shimPath });
-    const { report } = this.#errors;
-    const changed = () => this.#noteChange();
-    this.#clock = clock ?? new SystemClock(shim);
-    this.#system = new System(shim);
-    this.trace = new Trace(report);
-    this.#bottomHalves = new BottomHalfQueue(changed, this.trace, report);
-    this.#timers = new TimerList(changed, this.trace, report);
-    this.#notifier = new ContextNotifier(this.#system);
-    const drain = { ioRead: () => this.#notifier.drain(), ioPollReady() {} };
-    const { fd } = this.#notifier;
-    const notifier = new AioHandler(fd, readFdHandler(fd, drain, -1)!, true);
-    const spin = new Spin<AioHandler>(shim, this.#notifier.words);
-    const ready = new IntrusiveList<AioHandler>();
-    const times = new IterationTimes(this.#clock, report);
-    this.#pollMode = new PollMode({ times, spin, ready, trace: this.trace, notifier, report });
-    this.#requests = new ContextRequests({
-      shim,
-      system: this.#system,
-      trace: this.trace,
-      changed,
-      report,
-      requireOpen: (verb) => this.#requireOpen(verb),
-    });
-    const requests = this.#requests.queue;
-    const parts = {
-      system: this.#system,
-      spin,
-      ready,
-      times,
-      notifier,
-      requests,
-      trace: this.trace,
-      liburing,
-    };
-    try {
-      this.#handlers = new HandlerRegistry(fdmon, parts, this.#pollMode, changed, report);
-    } catch (error) {
-      this.#notifier.dispose();
-      throw error;
-    }
-    this.#requests.useHandlers(this.#handlers);
-    this.#dispatcher = new Dispatcher(ready, this.#handlers, this.#pollMode, this.trace, report);
-    this.#iteration = new Iteration(params, {
-      notifier: this.#notifier,
-      pollMode: this.#pollMode,
-      bottomHalves: this.#bottomHalves,
-      timers: this.#timers,
-      errors: this.#errors,
-      handlers: this.#handlers,
-      requests,
-      dispatcher: this.#dispatcher,
-      times,
-      trace: this.trace,
-    });
+    const parts = new ContextParts(
+      readContextOptions(options),
+      () => this.#noteChange(),
+      (verb) => this.#requireOpen(verb),
+    );
+    this.#parts = parts;
+    this.trace = parts.trace;
+    this.#errors = parts.errors;
+    this.#handlers = parts.handlers;
+    this.#requests = parts.requests;
+    this.#iteration = parts.iteration;
     this.#runner = new Runner({
       runJobs: findRunJobs(),
       iteration: this.#iteration,
       poll: () => this.poll(true),
       isBusy: () => this.#isBusy(),
-      now: () => this.#system.now(),
+      now: () => parts.system.now(),
     });
     refusePosting(this);
     contextMade(this);
@@ -165,7 +102,7 @@ export class AioContext implements Disposable {
 
   /** The context's time in ns; what timers are armed with. */
   now(): number {
-    return this.#clock.now();
+    return this.#parts.clock.now();
   }
 
   /**
@@ -178,7 +115,7 @@ export class AioContext implements Disposable {
    */
   setFdHandler(fd: number, callbacks: FdHandler | null): void {
     this.#requireOpen("set an fd handler");
-    const read = readFdHandler(fd, callbacks, this.#notifier.fd);
+    const read = readFdHandler(fd, callbacks, this.#parts.notifier.fd);
     this.#requireOpen("set an fd handler"); // Getters may have disposed it.
     const old = this.#handlers.get(fd);
     if (old?.isInternal) {
@@ -188,7 +125,7 @@ export class AioContext implements Disposable {
       if (old !== null) this.#handlers.replace(old, null);
     } else {
       requireFreeWord(fd, read, old);
-      this.#system.requireOpen(fd);
+      this.#parts.system.requireOpen(fd);
       this.#handlers.replace(old, new AioHandler(fd, read));
     }
     this.#errors.throwOutside();
@@ -199,7 +136,7 @@ export class AioContext implements Disposable {
     this.#requireOpen("make a bottom half");
     requireFunction(callback, "make a bottom half");
     const name = String(options?.name ?? (callback.name || "anonymous"));
-    return new QueuedBottomHalf(this.#bottomHalves, callback, name);
+    return new QueuedBottomHalf(this.#parts.bottomHalves, callback, name);
   }
 
   /** Runs a function once in the next iteration. */
@@ -211,13 +148,13 @@ export class AioContext implements Disposable {
   timer(callback: () => void): Timer {
     this.#requireOpen("make a timer");
     requireFunction(callback, "make a timer");
-    return new ListedTimer(this.#timers, callback);
+    return new ListedTimer(this.#parts.timers, callback);
   }
 
   /** Makes a blocking poll() return, or the next one not block. */
   notify(): void {
     this.#requireOpen("notify");
-    this.#notifier.notify();
+    this.#parts.notifier.notify();
     this.#noteChange();
   }
 
@@ -225,7 +162,7 @@ export class AioContext implements Disposable {
   remote(): RemoteContext {
     this.#requireOpen("make a remote handle");
     this.#iteration.shared = true;
-    return { words: this.#notifier.words, fd: this.#notifier.fd };
+    return { words: this.#parts.notifier.words, fd: this.#parts.notifier.fd };
   }
 
   /**
@@ -349,22 +286,7 @@ export class AioContext implements Disposable {
 
   /** Counters and sizes, as they are now. */
   stats(): AioStats {
-    return {
-      polls: this.#polls,
-      waits: this.#iteration.waits,
-      systemCalls: this.#system.calls,
-      pollRuns: this.#pollMode.runs,
-      pollHits: this.#pollMode.hits,
-      pollModeNs: this.#pollMode.totalNs,
-      idleRemovals: this.#pollMode.removals,
-      dispatches: this.#dispatcher.calls,
-      handlers: this.#handlers.size,
-      listed: this.#pollMode.size,
-      ready: this.#dispatcher.pending,
-      deleted: this.#handlers.deletedSize,
-      timers: this.#timers.size,
-      bottomHalves: this.#bottomHalves.urgentCount + this.#bottomHalves.idleCount,
-    };
+    return { polls: this.#polls, ...this.#parts.stats() };
   }
 
   /**
@@ -407,8 +329,8 @@ export class AioContext implements Disposable {
     if (this.#iteration.disposed) return;
     this.#iteration.disposed = true;
     this.#iteration.changed = true;
-    this.#timers.clear();
-    this.#bottomHalves.clear();
+    this.#parts.timers.clear();
+    this.#parts.bottomHalves.clear();
     this.#handlers.deleteAll();
     if (this.#handlers.walkDepth === 0) this.#tearDown();
     this.#errors.throwOutside();
@@ -422,16 +344,15 @@ export class AioContext implements Disposable {
   /** Whether anything can happen that nobody on this thread begins. */
   #isBusy(): boolean {
     return this.#requests.queue.inFlight !== 0 || this.#handlers.size !== 0 ||
-      this.#timers.size !== 0 ||
-      this.#bottomHalves.urgentCount + this.#bottomHalves.idleCount !== 0 ||
+      this.#parts.timers.size !== 0 ||
+      this.#parts.bottomHalves.urgentCount + this.#parts.bottomHalves.idleCount !== 0 ||
       this.#iteration.shared ||
-      this.#notifier.notified;
+      this.#parts.notifier.notified;
   }
 
   #tearDown(): void {
     if (this.#tornDown) return;
     this.#tornDown = true;
-    const parts = [this.#requests.queue, this.#handlers, this.#notifier];
-    for (const part of parts) this.#errors.attempt(() => part.dispose());
+    for (const part of this.#parts.disposed) this.#errors.attempt(() => part.dispose());
   }
 }

@@ -57,6 +57,8 @@ export interface AioStats {
   timers: number;
   /** Bottom halves scheduled now. */
   bottomHalves: number;
+  /** Requests in flight now, those whose completion is not dispatched yet included. */
+  requests: number;
 }
 
 /**

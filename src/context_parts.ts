@@ -1,0 +1,113 @@
+/**
+ * The parts of a context, made and put together.
+ *
+ * Who needs whom: everybody reports failures of callbacks to `errors`; poll mode and the backend
+ * share the ready list and the iteration's times; the notifier is a handler like others, so it is
+ * made before the backend that watches it. Whatever is made when something else fails is given back.
+ */
+import { loadShim } from "../ffi/library.ts";
+import { Spin } from "../ffi/spin.ts";
+import { System } from "../ffi/system.ts";
+import { AioHandler, readFdHandler } from "./aio_handler.ts";
+import { BottomHalfQueue } from "./bottom_half.ts";
+import { CallbackErrors } from "./callback_errors.ts";
+import { type Clock, SystemClock } from "./clock.ts";
+import { ContextNotifier } from "./context_notifier.ts";
+import { ContextRequests } from "./context_requests.ts";
+import type { AioContextOptions, AioStats } from "./context_types.ts";
+import { Dispatcher } from "./dispatcher.ts";
+import { HandlerRegistry } from "./handler_registry.ts";
+import { IntrusiveList } from "./intrusive_list.ts";
+import { Iteration } from "./iteration.ts";
+import { IterationTimes } from "./iteration_times.ts";
+import { PollMode } from "./poll_mode.ts";
+import { defaultPollParams, mergePollParams } from "./polling_time.ts";
+import { TimerList } from "./timer_list.ts";
+import { Trace } from "./trace.ts";
+
+/** What a context is made of. */
+export class ContextParts {
+  readonly errors: CallbackErrors = new CallbackErrors();
+  readonly clock: Clock;
+  readonly system: System;
+  readonly trace: Trace;
+  readonly bottomHalves: BottomHalfQueue;
+  readonly timers: TimerList;
+  readonly notifier: ContextNotifier;
+  readonly pollMode: PollMode;
+  readonly requests: ContextRequests;
+  readonly handlers: HandlerRegistry;
+  readonly dispatcher: Dispatcher;
+  readonly iteration: Iteration;
+
+  /**
+   * @param options as they were read
+   * @param changed called when the loop must not sleep on what it knew before
+   * @param requireOpen throws where the context is disposed
+   */
+  constructor(
+    options: AioContextOptions,
+    changed: () => void,
+    requireOpen: (verb: string) => void,
+  ) {
+    const { fdmon, liburing } = options;
+    const params = mergePollParams(defaultPollParams(), options.pollParams ?? {});
+    const shim = loadShim({ shim: options.shim });
+    const { report } = this.errors;
+    this.clock = options.clock ?? new SystemClock(shim);
+    const system = this.system = new System(shim);
+    const trace = this.trace = new Trace(report);
+    this.bottomHalves = new BottomHalfQueue(changed, trace, report);
+    this.timers = new TimerList(changed, trace, report);
+    this.notifier = new ContextNotifier(system);
+    const notifier = notifierHandler(this.notifier);
+    const spin = new Spin<AioHandler>(shim, this.notifier.words);
+    const ready = new IntrusiveList<AioHandler>();
+    const times = new IterationTimes(this.clock, report);
+    this.pollMode = new PollMode({ times, spin, ready, trace, notifier, report });
+    this.requests = new ContextRequests({ shim, system, trace, changed, report, requireOpen });
+    const { queue } = this.requests;
+    const fdmonParts = { system, spin, ready, times, notifier, requests: queue, trace, liburing };
+    try {
+      this.handlers = new HandlerRegistry(fdmon, fdmonParts, this.pollMode, changed, report);
+    } catch (error) {
+      this.notifier.dispose();
+      throw error;
+    }
+    this.requests.useHandlers(this.handlers);
+    this.dispatcher = new Dispatcher(ready, this.handlers, this.pollMode, trace, report);
+    this.iteration = new Iteration(params, { ...this, requests: queue, times });
+  }
+
+  /** Those that hold something of the system, in the order in which they are to give it back. */
+  get disposed(): readonly { dispose(): void }[] {
+    return [this.requests.queue, this.handlers, this.notifier];
+  }
+
+  /** Counters and sizes, as they are now. */
+  stats(): Omit<AioStats, "polls"> {
+    const { pollMode, handlers, dispatcher, bottomHalves, requests } = this;
+    return {
+      waits: this.iteration.waits,
+      systemCalls: this.system.calls,
+      pollRuns: pollMode.runs,
+      pollHits: pollMode.hits,
+      pollModeNs: pollMode.totalNs,
+      idleRemovals: pollMode.removals,
+      dispatches: dispatcher.calls,
+      handlers: handlers.size,
+      listed: pollMode.size,
+      ready: dispatcher.pending,
+      deleted: handlers.deletedSize,
+      timers: this.timers.size,
+      bottomHalves: bottomHalves.urgentCount + bottomHalves.idleCount,
+      requests: requests.queue.inFlight,
+    };
+  }
+}
+
+/** The handler of the context's own notifier. */
+function notifierHandler(notifier: ContextNotifier): AioHandler {
+  const drain = { ioRead: () => notifier.drain(), ioPollReady() {} };
+  return new AioHandler(notifier.fd, readFdHandler(notifier.fd, drain, -1)!, true);
+}
