@@ -158,14 +158,17 @@ export class RequestQueue {
       this.#lastOnes--;
       this.#freeSlot(request);
     }
-    if (this.#trace.wants("fdmon_io_uring_cqe_handler")) {
-      this.#trace.emit("fdmon_io_uring_cqe_handler", { res: result });
+    const trace = this.#trace;
+    if (trace.wants("fdmon_io_uring_cqe_handler")) {
+      trace.emit("fdmon_io_uring_cqe_handler", { res: result });
     }
+    if (trace.active) trace.beginCallback("request", null);
     try {
       request.complete(result, flags);
     } catch (error) {
       this.#report(error);
     }
+    if (trace.active) trace.endCallback("request", null);
   }
 
   #start(request: AioRequest): void {

@@ -18,6 +18,7 @@ export type TracedCallback =
   | "ioPollBegin"
   | "ioPollEnd"
   | "notifier"
+  | "request"
   | "bottomHalf"
   | "timer";
 
@@ -25,9 +26,9 @@ export type TracedCallback =
 export interface CallbackEvent {
   /** Which callback. */
   kind: TracedCallback;
-  /** Its handler, as in `poll_add`; 0 for bottom halves and timers. */
+  /** Its handler, as in `poll_add`; 0 for bottom halves, timers and requests. */
   handler: number;
-  /** The handler's fd; -1 for bottom halves and timers. */
+  /** The handler's fd; -1 for bottom halves, timers and requests. */
   fd: number;
   /** The name of a bottom half, else empty. */
   name: string;

@@ -18,6 +18,16 @@ import { type Scope, Summary } from "./trace_summary.ts";
 const WRITES_FREE = 100;
 const WRITE_SHARE = 0.05;
 
+/** Events that are points in time. */
+const INSTANTS = [
+  "poll_add",
+  "poll_remove",
+  "poll_grow",
+  "poll_shrink",
+  "fdmon_io_uring_add_sqe",
+  "fdmon_io_uring_cqe_handler",
+] as const;
+
 const SCOPE_OF: Readonly<Record<TracedCallback, Scope>> = {
   ioRead: "ioRead",
   ioWrite: "ioWrite",
@@ -27,6 +37,7 @@ const SCOPE_OF: Readonly<Record<TracedCallback, Scope>> = {
   notifier: "notifier",
   bottomHalf: "bottom half",
   timer: "timer",
+  request: "request",
 };
 
 const NONE: TraceArguments = {};
@@ -131,7 +142,7 @@ export class Recorder {
     on("wait_end", ({ ready }) => this.#end(recorded, recorded.waitScope, { ready }));
     on("callback_begin", (event) => this.#begin(recorded, SCOPE_OF[event.kind], whose(event)));
     on("callback_end", (event) => this.#end(recorded, SCOPE_OF[event.kind], NONE));
-    for (const name of ["poll_add", "poll_remove", "poll_grow", "poll_shrink"] as const) {
+    for (const name of INSTANTS) {
       on(name, (event) => this.#instant(recorded, name, { ...event }));
     }
   }

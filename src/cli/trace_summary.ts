@@ -25,6 +25,7 @@ const SCOPES = [
   "notifier",
   "bottom half",
   "timer",
+  "request",
   "iteration",
 ] as const;
 
