@@ -71,6 +71,7 @@ export interface EmulationParts {
 
 /** Carries requests out by readiness and on threads. */
 export class EmulatedRequests implements RequestDevice, WaitingRequests {
+  readonly batches = false;
   readonly #parts: EmulationParts;
   /** The SQE that is looked at. */
   readonly #sqe = allocateNative(SQE_WORDS * 4);

@@ -50,6 +50,7 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   readonly name = "io_uring";
   readonly supportsPolling = true;
   readonly requests: RequestDevice = this;
+  readonly batches = true;
   readonly #system: System;
   readonly #ring: Ring;
   readonly #spin: Spin<AioHandler>;

@@ -54,6 +54,9 @@ export abstract class AioRequest {
 
 /** Carries requests out and reports to the queue: the ring, or what stands in for it. */
 export interface RequestDevice {
+  /** Many requests take few system calls. */
+  readonly batches: boolean;
+
   /**
    * Takes a request that has a slot.
    *

@@ -30,6 +30,8 @@ export class RequestQueue {
   diskInFlight = 0;
   /** Requests answered since the last iteration without being added: see cached_reads.ts. */
   answered = 0;
+  /** Completions that the last iteration found. */
+  batch = 0;
   readonly #openDevice: () => RequestDevice;
   readonly #changed: () => void;
   readonly #trace: Trace;
@@ -138,7 +140,7 @@ export class RequestQueue {
    */
   run(stopped: () => boolean): boolean {
     this.answered = 0;
-    let left = this.#tail - this.#head;
+    let left = this.batch = this.#tail - this.#head;
     if (left === 0) return false;
     // A nested poll takes from the same ring, so there may be fewer than there were.
     for (; left > 0 && this.#head !== this.#tail && !stopped(); left--) {

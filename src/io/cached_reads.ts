@@ -2,11 +2,12 @@
  * Reads that the page cache can answer at once, without the ring or a worker thread.
  *
  * preadv2(2) with RWF_NOWAIT copies what is cached and never waits for a disk. Where a file is
- * cached that is the fastest a read can be, on every backend, and as it is over when the call
- * returns it may use anybody's memory without a copy. Where a file is not, asking costs a system
- * call in vain, so after a miss the next reads do not ask, twice as many after each. Only so many
- * are answered between two iterations, lest a program that reads for ever keeps the loop from
- * everybody else.
+ * cached that is the fastest a single read can be, on every backend, and as it is over when the
+ * call returns it may use anybody's memory without a copy. Many at once are faster on a ring, which
+ * takes them all with one call. Where a file is not cached, asking costs a system call in vain, so
+ * after a miss the next reads do not ask, twice as many after each. Only so many are answered
+ * between two iterations, lest a program that reads for ever keeps the loop from everybody else;
+ * what goes through the ring then shows how many there are at once.
  */
 import { Errno } from "../../ffi/errno.ts";
 import type { Shim } from "../../ffi/shim_symbols.ts";
@@ -15,6 +16,8 @@ import type { RequestView } from "./buffers.ts";
 
 /** Reads answered between two iterations at most. */
 const ANSWERED_MAX = 32;
+/** From so many completions in an iteration on a ring is asked rather than the cache. */
+const BATCH_MIN = 8;
 /** Reads that do not ask after misses at most. */
 const SKIPPED_MAX = 63;
 
@@ -54,7 +57,9 @@ export class CachedReads {
     byteLength: number,
     offset: number,
   ): boolean {
-    if (history.unsupported || this.#queue.answered >= ANSWERED_MAX) return false;
+    const queue = this.#queue;
+    if (history.unsupported || queue.answered >= ANSWERED_MAX) return false;
+    if (queue.batch >= BATCH_MIN && queue.device?.batches === true) return false;
     if (history.skip > 0) {
       history.skip--;
       return false;
@@ -62,7 +67,7 @@ export class CachedReads {
     this.#count();
     const result = this.#read(fd, view as Uint8Array<ArrayBuffer>, byteLength, offset);
     if (result === byteLength) {
-      this.#queue.answered++;
+      queue.answered++;
       history.skipped = 0;
       return true;
     }
