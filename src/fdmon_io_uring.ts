@@ -41,7 +41,7 @@ const CHAIN_MAX = 64;
  * Requests past the page cache that go out together. Eleven at a time, as completions bring them
  * about at a depth of 32, were a fifth slower than one to four; one at a time costs more calls.
  */
-const DIRECT_BATCH = 4;
+const DIRECT_BATCH = 2;
 /** How long disposing waits for cancelled requests; only a disk that hangs takes as long. */
 const QUIESCE_NS = 2e9;
 
