@@ -247,7 +247,7 @@ export class AioContext implements Disposable {
   ): Promise<Result> {
     this.#requireOpen("run");
     requireFunction(task, "run");
-    return await this.#runner.run(task, options?.signal);
+    return await this.#runner.run(task, options);
   }
 
   /** Keeps handlers marked isExternal from running until as many calls of `enableExternal`. */
@@ -343,6 +343,7 @@ export class AioContext implements Disposable {
 
   /** Whether anything can happen that nobody on this thread begins. */
   #isBusy(): boolean {
+    if (this.#iteration.disposed) return false;
     return this.#requests.queue.inFlight !== 0 || this.#handlers.size !== 0 ||
       this.#parts.timers.size !== 0 ||
       this.#parts.bottomHalves.urgentCount + this.#parts.bottomHalves.idleCount !== 0 ||

@@ -48,9 +48,10 @@ export class ContextRequests {
   readonly #sqe: Sqe = new Sqe();
 
   constructor(parts: ContextRequestParts) {
-    const { trace, changed, report } = parts;
+    const { trace, changed, report, system } = parts;
+    const close = (fd: number) => system.close(fd);
     this.#parts = parts;
-    this.queue = new RequestQueue(() => this.#openDevice(), changed, trace, report);
+    this.queue = new RequestQueue(() => this.#openDevice(), changed, trace, report, close);
   }
 
   /** Says which backend there is, before the first request. */

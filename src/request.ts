@@ -48,8 +48,13 @@ export abstract class AioRequest {
   /** What has to stay in memory for as long as the kernel may work on the request. */
   abstract get held(): unknown;
 
-  /** The context is disposed before it was complete: nobody is going to call `complete`. */
-  abstract abandon(): void;
+  /**
+   * The context is disposed: nobody is going to call `complete`.
+   *
+   * @param result how it ended all the same, -ECANCELED where it was never begun; null where the
+   *   kernel is still working on it
+   */
+  abstract abandon(result: number | null): void;
 }
 
 /** Carries requests out and reports to the queue: the ring, or what stands in for it. */

@@ -36,6 +36,8 @@ export class RequestQueue {
   readonly #changed: () => void;
   readonly #trace: Trace;
   readonly #report: (error: unknown) => void;
+  /** Closes an fd at once. */
+  readonly close: (fd: number) => void;
   /** Slot 0 is nobody. */
   readonly #slots: (AioRequest | null)[] = [null];
   readonly #freeSlots: number[] = [];
@@ -52,13 +54,16 @@ export class RequestQueue {
    * @param openDevice makes the device when the first request is added
    * @param changed called when the loop must not sleep on what it knew before
    * @param report receives what completions throw
+   * @param close closes an fd at once, where no request can be made any more
    */
   constructor(
     openDevice: () => RequestDevice,
     changed: () => void,
     trace: Trace,
     report: (error: unknown) => void,
+    close: (fd: number) => void,
   ) {
+    this.close = close;
     this.#openDevice = openDevice;
     this.#changed = changed;
     this.#trace = trace;
@@ -190,7 +195,7 @@ export class RequestQueue {
       this.#start(request);
     } catch (error) {
       this.#report(error);
-      request.abandon();
+      request.abandon(null);
     }
   }
 
@@ -226,7 +231,7 @@ export class RequestQueue {
     while (this.#firstWaiting !== null) {
       const request = this.#firstWaiting;
       this.#stopWaiting(request);
-      this.#abandon(request);
+      this.#abandon(request, -Errno.ECANCELED);
     }
     if (device === null) return;
     const inFlight = this.#slots.filter((request) => request !== null);
@@ -240,20 +245,22 @@ export class RequestQueue {
       const request = this.#slots[this.#completions[at]];
       if (request === null || (this.#completions[at + 2] & CqeFlag.more) !== 0) continue;
       this.#freeSlot(request);
-      this.#abandon(request);
+      this.#abandon(request, this.#completions[at + 1]);
     }
     for (const request of this.#slots) {
       if (request === null) continue;
       abandoned.push(request.held);
-      this.#abandon(request);
+      // Whoever cancels it later finds that it is not in flight.
+      this.#freeSlot(request);
+      this.#abandon(request, null);
     }
     this.device = null;
     device.dispose();
   }
 
-  #abandon(request: AioRequest): void {
+  #abandon(request: AioRequest, result: number | null): void {
     try {
-      request.abandon();
+      request.abandon(result);
     } catch (error) {
       this.#report(error);
     }

@@ -11,6 +11,7 @@
  * is parked.
  */
 import type { RunJobs } from "./host_loop.ts";
+import { heedSignal, ignoreSignal, readSignal } from "./io/request_signal.ts";
 import type { Iteration } from "./iteration.ts";
 
 /** Options of `run`. */
@@ -55,12 +56,12 @@ export class Runner {
   /** Calls a function and drives the context until what it returns is settled. */
   async run<Result>(
     task: () => Result | PromiseLike<Result>,
-    signal: AbortSignal | undefined,
+    options: RunOptions,
   ): Promise<Result> {
-    signal?.throwIfAborted();
+    const signal = readSignal(options);
     const { promise, resolve, reject } = Promise.withResolvers<Result>();
     const abort = () => reject(signal!.reason);
-    signal?.addEventListener("abort", abort);
+    if (signal !== null) heedSignal(signal, abort);
     this.#runs.add(reject);
     try {
       (async () => await task())().then(resolve, reject);
@@ -68,7 +69,7 @@ export class Runner {
       return await promise;
     } finally {
       this.#runs.delete(reject);
-      signal?.removeEventListener("abort", abort);
+      if (signal !== null) ignoreSignal(signal, abort);
       if (this.#runs.size === 0) this.#unpark();
     }
   }

@@ -254,6 +254,7 @@ export class SqeRequest extends AioRequest implements AddedRequest {
   /** The words filled in: those of the Sqe, which others use too, until the request has to wait. */
   #words: Int32Array<ArrayBuffer>;
   #held: unknown;
+  readonly #accepts: boolean;
 
   /** @param sqe filled in for this request */
   constructor(queue: RequestQueue, sqe: Sqe, complete: CompleteSqe) {
@@ -261,6 +262,7 @@ export class SqeRequest extends AioRequest implements AddedRequest {
     this.#queue = queue;
     this.#words = sqe.words;
     this.#held = sqe.memory;
+    this.#accepts = (sqe.words[SqeWord.opcode] & 0xff) === SqeOp.accept;
     this.#complete = complete;
   }
 
@@ -294,7 +296,9 @@ export class SqeRequest extends AioRequest implements AddedRequest {
     this.#complete(result);
   }
 
-  abandon(): void {
+  abandon(result: number | null): void {
     this.#held = null;
+    // Nobody else is going to know of the connection.
+    if (this.#accepts && result !== null && result >= 0) this.#queue.close(result);
   }
 }

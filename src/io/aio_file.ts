@@ -58,6 +58,8 @@ const FALLOCATE_MODES: Readonly<Record<FallocateMode, number>> = {
 };
 const MODE_MAX = 0o7777, DEFAULT_MODE = 0o666;
 const PATH_MAX = 4096;
+/** fds are of type int. */
+const FD_MAX = 0x7fff_ffff;
 
 const FILE: OwnerKind = { name: "file", cancels: false };
 const DIRECT_FILE: OwnerKind = {
@@ -103,12 +105,14 @@ export class AioFile implements AsyncDisposable {
     path: string | URL | { readonly fd: number },
     options: OpenFileOptions & RequestOptions,
   ): Promise<AioFile> {
-    const direct = options.direct === true;
-    const kind = direct ? DIRECT_FILE : FILE;
-    if (typeof path === "object" && "fd" in path) {
-      return new AioFile(new IoOwner(io, requireWhole("fd", path.fd), kind));
+    const read = readOpenOptions(options);
+    const kind = read.direct ? DIRECT_FILE : FILE;
+    if (typeof path === "object" && path !== null && "fd" in path) {
+      const { fd } = path;
+      io.requireOpen("open a file");
+      return new AioFile(new IoOwner(io, requireWhole("fd", fd, FD_MAX), kind));
     }
-    const fd = await openPath(io, path, options);
+    const fd = await openPath(io, path, read);
     return new AioFile(new IoOwner(io, fd, kind));
   }
 
@@ -198,7 +202,8 @@ export class AioFile implements AsyncDisposable {
   ): Promise<void> {
     if (!Object.hasOwn(FALLOCATE_MODES, mode)) {
       const names = Object.keys(FALLOCATE_MODES).join(", ");
-      throw new TypeError(`Cannot allocate as the mode is not one of ${names}: ${String(mode)}`);
+      const given = typeof mode === "string" ? mode : typeof mode;
+      throw new TypeError(`Cannot allocate as the mode is not one of ${names}: ${given}`);
     }
     const words = {
       off: requireWhole("offset", offset),
@@ -254,9 +259,13 @@ async function openPath(
   path: string | URL,
   options: OpenFileOptions & RequestOptions,
 ): Promise<number> {
+  const len = readMode(options.mode), opFlags = openFlags(options);
   const name = path instanceof URL ? fromFileUrl(path) : path;
-  if (typeof name !== "string" || name === "" || name.includes("\0")) {
-    throw new TypeError(`Cannot open a file as the path is none: ${Deno.inspect(name)}`);
+  if (typeof name !== "string") {
+    throw new TypeError(`Cannot open a file as the path is no string or URL: ${typeof name}`);
+  }
+  if (name === "" || name.includes("\0")) {
+    throw new TypeError(`Cannot open a file as the path is none: ${JSON.stringify(name)}`);
   }
   const bytes = new TextEncoder().encode(`${name}\0`);
   if (bytes.length > PATH_MAX) {
@@ -267,8 +276,8 @@ async function openPath(
   const words = {
     fd: AT_FDCWD,
     address: io.addressOf(memory),
-    len: readMode(options.mode),
-    opFlags: openFlags(options),
+    len,
+    opFlags,
     memory,
     subject: name,
   };
@@ -277,6 +286,41 @@ async function openPath(
   } finally {
     io.buffers.giveBack(memory);
   }
+}
+
+/** Names of the options that are true or false. */
+const FLAG_OPTIONS = [
+  "read",
+  "write",
+  "create",
+  "exclusive",
+  "truncate",
+  "append",
+  "direct",
+] as const;
+
+/** Reads the options, each once. A word misspelt must not open another file than is meant. */
+function readOpenOptions(
+  options: OpenFileOptions & RequestOptions,
+): OpenFileOptions & RequestOptions {
+  if (typeof options !== "object" || options === null) {
+    const kind = options === null ? "null" : typeof options;
+    throw new TypeError(`Cannot open a file as the options are no object: ${kind}`);
+  }
+  const read: OpenFileOptions & RequestOptions = {};
+  for (const name of FLAG_OPTIONS) {
+    const value = options[name];
+    if (value !== undefined && typeof value !== "boolean") {
+      throw new TypeError(`Cannot open a file as \`${name}\` is not a boolean: ${typeof value}`);
+    }
+    read[name] = value;
+  }
+  const { sync, mode, signal } = options;
+  if (sync !== undefined && typeof sync !== "boolean" && sync !== "data") {
+    const given = typeof sync === "string" ? sync : typeof sync;
+    throw new TypeError(`Cannot open a file as \`sync\` is not a boolean or "data": ${given}`);
+  }
+  return { ...read, sync, mode, signal };
 }
 
 function openFlags(options: OpenFileOptions): number {
@@ -296,23 +340,28 @@ function openFlags(options: OpenFileOptions): number {
 
 function readMode(mode: number | undefined): number {
   if (mode === undefined) return DEFAULT_MODE;
+  if (typeof mode !== "number") {
+    throw new TypeError(`Cannot open a file as its mode is not a number: ${typeof mode}`);
+  }
   if (Number.isInteger(mode) && mode >= 0 && mode <= MODE_MAX) return mode;
-  throw new RangeError(`Cannot open a file as its mode is not 0 to 0o7777: ${String(mode)}`);
+  throw new RangeError(`Cannot open a file as its mode is not 0 to 0o7777: ${mode}`);
 }
 
 function isOffset(offset: number): boolean {
   return Number.isSafeInteger(offset) && offset >= 0;
 }
 
-function requireWhole(name: string, value: number): number {
-  if (isOffset(value)) return value;
-  throw badWhole(name, value);
+function requireWhole(name: string, value: number, max = Number.MAX_SAFE_INTEGER): number {
+  if (isOffset(value) && value <= max) return value;
+  throw badWhole(name, value, max);
 }
 
-function badWhole(name: string, value: unknown): Error {
+function badWhole(name: string, value: unknown, max = Number.MAX_SAFE_INTEGER): Error {
   return typeof value === "number"
-    ? new RangeError(`Cannot use the ${name} as it is not a whole number >= 0: ${value}`)
-    : new TypeError(`Cannot use the ${name} as it is not a number: ${String(value)}`);
+    ? new RangeError(
+      `Cannot use the ${name} as it is not a whole number from 0 to ${max}: ${value}`,
+    )
+    : new TypeError(`Cannot use the ${name} as it is not a number: ${typeof value}`);
 }
 
 /** The path of a file: URL. */
@@ -320,5 +369,9 @@ function fromFileUrl(url: URL): string {
   if (url.protocol !== "file:") {
     throw new TypeError(`Cannot open a file as the URL is not a file: one: ${url.href}`);
   }
-  return decodeURIComponent(url.pathname);
+  try {
+    return decodeURIComponent(url.pathname);
+  } catch {
+    throw new TypeError(`Cannot open a file as the URL's path is not UTF-8: ${url.href}`);
+  }
 }

@@ -6,7 +6,6 @@
  * ends the requests or waits for them, and only then closes.
  */
 import type { IoRequest, IoRequests } from "./io_request.ts";
-import { FileOperation } from "./operation.ts";
 
 /** What an fd is, and whether its requests have to be cancelled for it to be closed. */
 export interface OwnerKind {
@@ -79,6 +78,6 @@ export class IoOwner {
       await new Promise<void>((resolve) => this.#idle = resolve);
     }
     if (this.kind.cancels) this.io.closeNow(fd);
-    else await this.io.request(FileOperation.close, null, { fd });
+    else await this.io.close(fd);
   }
 }

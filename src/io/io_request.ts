@@ -28,6 +28,7 @@ import {
   type RequestWords,
 } from "./operation.ts";
 import type { CachedReads, CacheHistory } from "./cached_reads.ts";
+import { heedSignal, ignoreSignal, isAborted, readSignal } from "./request_signal.ts";
 
 /** Bytes that one request transfers at most, which is the kernel's own limit. */
 const TRANSFER_MAX = 0x7fff_f000;
@@ -81,12 +82,14 @@ export class IoRequest extends AioRequest {
   }
 
   complete(result: number, _flags: number): void {
-    const again = this.polling ? result >= 0 : result === -Errno.EAGAIN;
-    if (again && this.operation.events !== 0 && !this.aborted) {
+    const waits = this.operation.events !== 0;
+    const again = this.polling ? result >= 0 : waits && result === -Errno.EAGAIN;
+    if (again && !this.aborted) {
       this.polling = !this.polling;
       return this.#io.again(this);
     }
-    this.#io.settle(this, result);
+    // That the fd is ready says nothing of bytes transferred.
+    this.#io.settle(this, again ? -Errno.ECANCELED : result);
   }
 
   get held(): unknown {
@@ -95,22 +98,26 @@ export class IoRequest extends AioRequest {
 
   /** Its signal was aborted. */
   get aborted(): boolean {
-    return this.signal !== null && this.signal.aborted;
+    return this.signal !== null && isAborted(this.signal);
   }
 
-  abandon(): void {
-    this.#io.settle(this, -Errno.ECANCELED);
+  abandon(result: number | null): void {
+    this.#io.abandon(this, result);
   }
 }
 
 function nobody(): void {}
+
+/** Operations that result in an fd. */
+const OPENING: readonly number[] = [SqeOp.openat, SqeOp.accept];
 
 /** Errors with which a cancelled request ends. */
 const CANCELLED: readonly number[] = [Errno.ECANCELED, Errno.EAGAIN, Errno.EINTR];
 
 function failure({ operation, subject, fd, owner }: IoRequest, errno: number): AioError {
   const what = `Cannot ${operation.verb} ${subject === "" ? `fd ${fd}` : subject}`;
-  const advice = errno === Errno.EINVAL ? owner?.kind.invalidAdvice : undefined;
+  const transfers = operation.events !== 0;
+  const advice = errno === Errno.EINVAL && transfers ? owner?.kind.invalidAdvice : undefined;
   return new AioError(what, operation.syscall, errno, advice);
 }
 
@@ -118,7 +125,8 @@ function failure({ operation, subject, fd, owner }: IoRequest, errno: number): A
 export class IoRequests {
   readonly buffers: AioBuffers;
   readonly #queue: RequestQueue;
-  readonly #requireOpen: (verb: string) => void;
+  /** Throws where the context is disposed. */
+  readonly requireOpen: (verb: string) => void;
   readonly #system: System;
   readonly #cached: CachedReads;
   readonly #free: IoRequest[] = [];
@@ -144,7 +152,7 @@ export class IoRequests {
     this.#queue = queue;
     this.#cached = cached;
     this.buffers = buffers;
-    this.#requireOpen = requireOpen;
+    this.requireOpen = requireOpen;
   }
 
   /**
@@ -163,7 +171,7 @@ export class IoRequests {
     options?: RequestOptions,
   ): Promise<number> {
     try {
-      return this.#transfer(operation, owner, view, off, opFlags, options);
+      return this.#transfer(operation, owner, view, off, opFlags, readSignal(options));
     } catch (error) {
       return Promise.reject(error);
     }
@@ -175,12 +183,12 @@ export class IoRequests {
     view: RequestView,
     off: number,
     opFlags: number,
-    options: RequestOptions | undefined,
+    signal: AbortSignal | null,
   ): Promise<number> {
     const location = this.#location;
     const direct = location.locate(view);
     if (!direct && location.byteLength > COPY_BYTES_MAX) {
-      return this.#transferInParts(operation, owner, view, off, opFlags, options);
+      return this.#transferInParts(operation, owner, view, off, opFlags, signal);
     }
     const request = this.#take(operation, owner);
     request.len = Math.min(location.byteLength, TRANSFER_MAX);
@@ -192,7 +200,7 @@ export class IoRequests {
     }
     request.off = off;
     request.opFlags = opFlags;
-    return this.#add(request, options);
+    return this.#add(request, signal);
   }
 
   /**
@@ -210,7 +218,7 @@ export class IoRequests {
     try {
       const { fd } = owner;
       if (history !== null && options === undefined) {
-        this.#requireOpen("read");
+        this.requireOpen("read");
         this.#location.locate(view);
         const { byteLength } = this.#location;
         if (byteLength <= TRANSFER_MAX && this.#cached.read(history, fd, view, byteLength, off)) {
@@ -223,13 +231,18 @@ export class IoRequests {
     return this.transfer(FileOperation.read, owner, view, off, 0, options);
   }
 
-  /** Makes a request that transfers nothing to or from a single buffer of a caller. */
+  /**
+   * Makes a request that transfers nothing to or from a single buffer of a caller.
+   *
+   * @throws what cannot be used
+   */
   request(
     operation: Operation,
     owner: IoOwner | null,
     words: RequestWords,
     options?: RequestOptions,
   ): Promise<number> {
+    const signal = readSignal(options);
     const request = this.#take(operation, owner);
     if (words.fd !== undefined) request.fd = words.fd;
     request.off = words.off ?? 0;
@@ -238,7 +251,17 @@ export class IoRequests {
     request.opFlags = words.opFlags ?? 0;
     request.memory = words.memory ?? null;
     request.subject = words.subject ?? "";
-    return this.#add(request, options);
+    return this.#add(request, signal);
+  }
+
+  /** Closes an fd, also when the context is disposed. */
+  async close(fd: number): Promise<void> {
+    try {
+      this.requireOpen("close");
+    } catch {
+      return this.#queue.close(fd);
+    }
+    await this.request(FileOperation.close, null, { fd });
   }
 
   /** Closes an fd without waiting; no request of it is in flight. */
@@ -286,11 +309,28 @@ export class IoRequests {
     }
   }
 
+  /**
+   * The context is disposed before the promise of a request could be settled in its own time.
+   *
+   * @param result see `AioRequest.abandon`
+   */
+  abandon(request: IoRequest, result: number | null): void {
+    const { operation, fd, polling } = request;
+    if (operation.opcode === SqeOp.close && result !== null) {
+      if (result === -Errno.ECANCELED) this.#queue.close(fd);
+      return this.settle(request, 0);
+    }
+    if (OPENING.includes(operation.opcode) && !polling && result !== null && result >= 0) {
+      this.#queue.close(result);
+    }
+    this.settle(request, -Errno.ECANCELED);
+  }
+
   /** Lets go of all that a request refers to. */
   #finish(request: IoRequest): void {
     if (request.copy !== null) this.buffers.giveBack(request.copy);
     if (request.signal !== null) {
-      request.signal.removeEventListener("abort", request.onAbort!);
+      ignoreSignal(request.signal, request.onAbort!);
       request.signal = null;
     }
     request.memory = request.view = request.copy = null;
@@ -304,7 +344,7 @@ export class IoRequests {
   }
 
   #take(operation: Operation, owner: IoOwner | null): IoRequest {
-    this.#requireOpen(operation.verb);
+    this.requireOpen(operation.verb);
     const fd = owner === null ? -1 : owner.fd;
     const request = this.#free.pop() ?? new IoRequest(this);
     request.operation = operation;
@@ -317,7 +357,13 @@ export class IoRequests {
   }
 
   #copyOf(request: IoRequest, view: RequestView, fills: boolean): void {
-    const copy = this.buffers.borrow(request.len);
+    let copy: Uint8Array<ArrayBuffer>;
+    try {
+      copy = this.buffers.borrow(request.len);
+    } catch (error) {
+      this.#finish(request);
+      throw error;
+    }
     request.copy = copy;
     request.address = this.addressOf(copy);
     request.memory = copy.buffer;
@@ -325,32 +371,16 @@ export class IoRequests {
     if (!fills) copy.set(bytesOf(view));
   }
 
-  #add(request: IoRequest, options: RequestOptions | undefined): Promise<number> {
+  #add(request: IoRequest, signal: AbortSignal | null): Promise<number> {
     this.#current = request;
     const promise = new Promise<number>(this.#executor);
-    if (options !== undefined && !this.#heed(request, options)) return promise;
-    this.again(request);
-    return promise;
-  }
-
-  /** Listens to a request's signal; false where the request is not to be made any more. */
-  #heed(request: IoRequest, options: RequestOptions): boolean {
-    const { reject } = request;
-    const signal = options?.signal ?? null;
-    if (signal === null) return true;
-    if (signal instanceof AbortSignal && !signal.aborted) {
+    if (signal !== null) {
       request.signal = signal;
       request.onAbort ??= () => this.cancel(request);
-      signal.addEventListener("abort", request.onAbort);
-      return true;
+      heedSignal(signal, request.onAbort);
     }
-    this.#finish(request);
-    reject(
-      signal instanceof AbortSignal
-        ? signal.reason
-        : new TypeError(`Cannot make a request as its signal is no AbortSignal: ${typeof signal}`),
-    );
-    return false;
+    this.again(request);
+    return promise;
   }
 
   async #transferInParts(
@@ -359,7 +389,7 @@ export class IoRequests {
     view: RequestView,
     off: number,
     opFlags: number,
-    options: RequestOptions | undefined,
+    signal: AbortSignal | null,
   ): Promise<number> {
     const bytes = bytesOf(view);
     let done = 0;
@@ -368,7 +398,8 @@ export class IoRequests {
       const at = off < 0 ? off : off + done;
       let count = 0;
       try {
-        count = await this.transfer(operation, owner, part, at, opFlags, options);
+        if (signal !== null && isAborted(signal)) throw signal.reason;
+        count = await this.#transfer(operation, owner, part, at, opFlags, signal);
       } catch (error) {
         // What is transferred is to be told; the next request meets the error again.
         if (done === 0) throw error;

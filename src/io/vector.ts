@@ -27,13 +27,14 @@ export async function transferVector(
   if (!Array.isArray(views)) {
     throw new TypeError(`Cannot ${operation.verb} as the buffers are no array: ${typeof views}`);
   }
-  if (views.length > BUFFERS_MAX) {
+  const { length } = views;
+  if (length > BUFFERS_MAX) {
     throw new RangeError(
-      `Cannot ${operation.verb} as there are more than ${BUFFERS_MAX} buffers: ${views.length}`,
+      `Cannot ${operation.verb} as there are more than ${BUFFERS_MAX} buffers: ${length}`,
     );
   }
-  // A caller's array may change while the kernel works on it.
-  const own = [...views];
+  // A caller's array may change while the kernel works on it, and have any iterator.
+  const own = Array.from({ length }, (_, index) => views[index]);
   const { io } = owner;
   const memory = io.buffers.borrow(Math.max(1, own.length) * IOVEC_BYTES);
   try {
@@ -66,13 +67,16 @@ async function oneByOne(
   options: RequestOptions | undefined,
 ): Promise<number> {
   const single = operation === FileOperation.readv ? FileOperation.read : FileOperation.write;
+  const location = new Location();
   let done = 0;
   for (const view of views) {
     try {
       const at = off < 0 ? off : off + done;
+      location.locate(view);
+      const { byteLength } = location;
       const count = await owner.io.transfer(single, owner, view, at, 0, options);
       done += count;
-      if (count < view.byteLength) break;
+      if (count < byteLength) break;
     } catch (error) {
       if (done === 0) throw error;
       break;
