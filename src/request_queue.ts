@@ -105,14 +105,18 @@ export class RequestQueue {
   cancel(request: AioRequest): void {
     if (request.waiting) {
       this.#stopWaiting(request);
-      this.#changed();
-      // It completes in the next iteration, like any other.
-      this.#takeSlot(request);
-      this.completed(request.slot, -Errno.ECANCELED, 0);
+      this.endUnstarted(request);
     } else if (request.slot !== 0) {
       this.#changed();
       this.device!.cancel(request);
     }
+  }
+
+  /** Ends a request that is not added: it completes in the next iteration, like any other. */
+  endUnstarted(request: AioRequest): void {
+    this.#changed();
+    this.#takeSlot(request);
+    this.completed(request.slot, -Errno.ECANCELED, 0);
   }
 
   /** Notes a completion, to be dispatched. */

@@ -61,7 +61,7 @@ const PATH_MAX = 4096;
 /** fds are of type int. */
 const FD_MAX = 0x7fff_ffff;
 
-const FILE: OwnerKind = { name: "file", cancels: false };
+const FILE: OwnerKind = { name: "file", cancels: false, takesTurns: false };
 const DIRECT_FILE: OwnerKind = {
   ...FILE,
   direct: true,

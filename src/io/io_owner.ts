@@ -5,7 +5,9 @@
  * not be closed while the kernel works on a request of it. So closing takes the number away at once,
  * ends the requests or waits for them, and only then closes.
  */
-import type { IoRequest, IoRequests } from "./io_request.ts";
+import { PollEvent } from "../../ffi/system.ts";
+import type { IoRequests } from "./io_request.ts";
+import type { IoRequest } from "./promised_request.ts";
 
 /** What an fd is, and whether its requests have to be cancelled for it to be closed. */
 export interface OwnerKind {
@@ -13,6 +15,11 @@ export interface OwnerKind {
   readonly name: string;
   /** Its requests can take for ever, so closing cancels them; and closing itself never waits. */
   readonly cancels: boolean;
+  /**
+   * Its requests of one direction take turns. Where several wait for an fd the kernel serves the
+   * last one first, and gives what comes meanwhile to whoever asks just then.
+   */
+  readonly takesTurns: boolean;
   /** It is a file past the page cache. */
   readonly direct?: boolean;
   /** What to do about EINVAL, where that has a usual reason. */
@@ -25,6 +32,11 @@ export class IoOwner {
   readonly kind: OwnerKind;
   /** Requests in flight: a list through the requests themselves. */
   #first: IoRequest | null = null;
+  /** Whose turn it is in each direction, and who comes after that. */
+  #receiving: IoRequest | null = null;
+  #sending: IoRequest | null = null;
+  #toReceive: IoRequest[] | null = null;
+  #toSend: IoRequest[] | null = null;
   #fd: number;
   #idle: (() => void) | null = null;
   #closed: Promise<void> | null = null;
@@ -41,7 +53,41 @@ export class IoOwner {
     return this.#fd;
   }
 
-  /** A request is in flight. */
+  /** Whether requests can still be made. */
+  get isOpen(): boolean {
+    return this.#fd !== -1;
+  }
+
+  /** Whether a request can be made now; otherwise it waits until `passTurn` returns it. */
+  takeTurn(request: IoRequest): boolean {
+    const { events } = request.operation;
+    if (!this.kind.takesTurns || events === 0) return true;
+    if (events === PollEvent.in) {
+      if (this.#receiving === null) this.#receiving = request;
+      else (this.#toReceive ??= []).push(request);
+      return this.#receiving === request;
+    }
+    if (this.#sending === null) this.#sending = request;
+    else (this.#toSend ??= []).push(request);
+    return this.#sending === request;
+  }
+
+  /** A request that may be waiting for its turn waits no more; false where it does not. */
+  giveUpTurn(request: IoRequest): boolean {
+    const waiting = request.operation.events === PollEvent.in ? this.#toReceive : this.#toSend;
+    const place = waiting === null ? -1 : waiting.indexOf(request);
+    if (place !== -1) waiting!.splice(place, 1);
+    return place !== -1;
+  }
+
+  /** A request has ended; returns the one whose turn it is now. */
+  passTurn(request: IoRequest): IoRequest | null {
+    if (request === this.#receiving) return this.#receiving = this.#toReceive?.shift() ?? null;
+    if (request === this.#sending) return this.#sending = this.#toSend?.shift() ?? null;
+    return null;
+  }
+
+  /** A request is in flight, or waits for its turn. */
   join(request: IoRequest): void {
     const first = this.#first;
     request.ownerNext = first;

@@ -3,13 +3,11 @@
  *
  * The kernel is given addresses of memory that cannot be detached; for any other the request works
  * on a copy, see buffers.ts. Request objects are used again and again, so that a request allocates
- * its promise and nothing else. An fd in non-blocking mode answers EAGAIN where the request ought to
- * wait: then its readiness is waited for, and the request made again. Invariant: an object is on the
- * free list exactly while nobody waits for its promise and the kernel does not know it.
+ * its promise and nothing else. Invariant: an object is on the free list exactly while nobody waits
+ * for its promise and the kernel does not know it.
  */
 import { AioError, Errno } from "../../ffi/errno.ts";
-import { SqeOp, SqeWord, storeNumber } from "../../ffi/sqe.ts";
-import { AioRequest } from "../request.ts";
+import { SqeOp } from "../../ffi/sqe.ts";
 import type { RequestQueue } from "../request_queue.ts";
 import type { System } from "../../ffi/system.ts";
 import type { IoOwner } from "./io_owner.ts";
@@ -28,85 +26,11 @@ import {
   type RequestWords,
 } from "./operation.ts";
 import type { CachedReads, CacheHistory } from "./cached_reads.ts";
+import { IoRequest, unsettled } from "./promised_request.ts";
 import { heedSignal, ignoreSignal, isAborted, readSignal } from "./request_signal.ts";
 
 /** Bytes that one request transfers at most, which is the kernel's own limit. */
 const TRANSFER_MAX = 0x7fff_f000;
-
-/** One request with its promise. */
-export class IoRequest extends AioRequest {
-  operation: Operation = FileOperation.read;
-  /** Whose request it is; null for one that has no fd, or closes it. */
-  owner: IoOwner | null = null;
-  /** Neighbours among the requests of its owner. */
-  ownerNext: IoRequest | null = null;
-  ownerPrevious: IoRequest | null = null;
-  fd = -1;
-  /** What it is about, in errors, where that is not its fd. */
-  subject = "";
-  off = 0;
-  address = 0;
-  len = 0;
-  opFlags = 0;
-  /** Waits for the fd to become ready before the request is made again. */
-  polling = false;
-  /** Keeps the memory at `address` alive. */
-  memory: unknown = null;
-  /** The caller's view where the request works on a copy. */
-  view: RequestView | null = null;
-  copy: Uint8Array<ArrayBuffer> | null = null;
-  signal: AbortSignal | null = null;
-  resolve: (result: number) => void = nobody;
-  reject: (error: unknown) => void = nobody;
-  /** Made with the first signal, as most requests have none. */
-  onAbort: (() => void) | null = null;
-  readonly #io: IoRequests;
-
-  constructor(io: IoRequests) {
-    super();
-    this.#io = io;
-  }
-
-  prepare(sqes: Int32Array, at: number): void {
-    sqes[at + SqeWord.fd] = this.fd;
-    if (this.polling) {
-      sqes[at + SqeWord.opcode] = SqeOp.pollAdd;
-      sqes[at + SqeWord.opFlags] = this.operation.events;
-      return;
-    }
-    sqes[at + SqeWord.opcode] = this.operation.opcode;
-    storeNumber(sqes, at + SqeWord.off, this.off);
-    storeNumber(sqes, at + SqeWord.addr, this.address);
-    sqes[at + SqeWord.len] = this.len;
-    sqes[at + SqeWord.opFlags] = this.opFlags;
-  }
-
-  complete(result: number, _flags: number): void {
-    const waits = this.operation.events !== 0;
-    const again = this.polling ? result >= 0 : waits && result === -Errno.EAGAIN;
-    if (again && !this.aborted) {
-      this.polling = !this.polling;
-      return this.#io.again(this);
-    }
-    // That the fd is ready says nothing of bytes transferred.
-    this.#io.settle(this, again ? -Errno.ECANCELED : result);
-  }
-
-  get held(): unknown {
-    return this.memory;
-  }
-
-  /** Its signal was aborted. */
-  get aborted(): boolean {
-    return this.signal !== null && isAborted(this.signal);
-  }
-
-  abandon(result: number | null): void {
-    this.#io.abandon(this, result);
-  }
-}
-
-function nobody(): void {}
 
 /** Operations that result in an fd. */
 const OPENING: readonly number[] = [SqeOp.openat, SqeOp.accept];
@@ -132,6 +56,8 @@ export class IoRequests {
   readonly #free: IoRequest[] = [];
   readonly #location = new Location();
   #current: IoRequest | null = null;
+  /** Requests whose turn has come: more than one only where one fails. */
+  readonly #due: IoRequest[] = [];
   readonly #executor = (
     resolve: (result: number) => void,
     reject: (error: unknown) => void,
@@ -160,7 +86,8 @@ export class IoRequests {
    *
    * @param view the memory
    * @param off offset in the file, in bytes; -1: where the fd stands
-   * @returns bytes transferred; fewer than the view has where the kernel transferred fewer
+   * @returns bytes transferred; fewer than the view has where the kernel transferred fewer, or where
+   *   it is a stream and there is no room for a longer copy
    */
   transfer(
     operation: Operation,
@@ -187,11 +114,13 @@ export class IoRequests {
   ): Promise<number> {
     const location = this.#location;
     const direct = location.locate(view);
-    if (!direct && location.byteLength > COPY_BYTES_MAX) {
+    // Parts of a stream would wait for what may never come, and let others in between.
+    if (!direct && location.byteLength > COPY_BYTES_MAX && operation.disk) {
       return this.#transferInParts(operation, owner, view, off, opFlags, signal);
     }
     const request = this.#take(operation, owner);
-    request.len = Math.min(location.byteLength, TRANSFER_MAX);
+    request.len = Math.min(location.byteLength, direct ? TRANSFER_MAX : COPY_BYTES_MAX);
+    if (operation.all) request.total = location.byteLength;
     if (direct) {
       request.address = location.address;
       request.memory = location.buffer;
@@ -276,9 +205,10 @@ export class IoRequests {
     return this.#location.address;
   }
 
-  /** A request's signal was aborted. */
+  /** Asks for a request to end soon; nothing completes at once. */
   cancel(request: IoRequest): void {
-    this.#queue.cancel(request);
+    if (request.owner?.giveUpTurn(request)) this.#queue.endUnstarted(request);
+    else this.#queue.cancel(request);
   }
 
   /** Makes a request once more. */
@@ -292,18 +222,40 @@ export class IoRequests {
     }
   }
 
+  /** Makes a request for the rest of what has to be transferred. */
+  more(request: IoRequest, count: number): void {
+    request.done += count;
+    const left = request.total - request.done;
+    if (request.copy === null || count < request.len) {
+      request.address += count;
+      request.len = request.copy === null ? Math.min(left, TRANSFER_MAX) : request.len - count;
+      return this.again(request);
+    }
+    const { copy, view, done, reject } = request;
+    request.len = Math.min(left, COPY_BYTES_MAX);
+    request.address = this.addressOf(copy);
+    try {
+      copy.set(bytesOf(view!).subarray(done, done + request.len));
+    } catch {
+      this.#finish(request);
+      return reject(new TypeError("Cannot send the rest as the buffer has been transferred away"));
+    }
+    this.again(request);
+  }
+
   /** Settles the promise of a request and takes the object back. */
   settle(request: IoRequest, result: number): void {
-    const { resolve, reject, operation, view, copy } = request;
+    const { resolve, reject, operation, view, copy, done } = request;
     if (result >= 0) {
       const lost = copy !== null && result > 0 && operation.fills && !copyBack(view!, copy, result);
       this.#finish(request);
-      if (!lost) return resolve(result);
+      if (!lost) return resolve(done + result);
       reject(new TypeError(`Cannot ${operation.verb} as the buffer has been transferred away`));
     } else {
-      const error = request.aborted && CANCELLED.includes(-result)
+      const cancelled = request.unwanted && CANCELLED.includes(-result);
+      const error = cancelled && request.aborted
         ? request.signal!.reason
-        : failure(request, -result);
+        : failure(request, cancelled ? Errno.ECANCELED : -result);
       this.#finish(request);
       reject(error);
     }
@@ -323,7 +275,9 @@ export class IoRequests {
     if (OPENING.includes(operation.opcode) && !polling && result !== null && result >= 0) {
       this.#queue.close(result);
     }
-    this.settle(request, -Errno.ECANCELED);
+    // What was received may be fds, which are somebody's to close.
+    const received = operation.fills && !operation.disk && !polling && result !== null;
+    this.settle(request, received ? result : -Errno.ECANCELED);
   }
 
   /** Lets go of all that a request refers to. */
@@ -334,13 +288,39 @@ export class IoRequests {
       request.signal = null;
     }
     request.memory = request.view = request.copy = null;
-    request.resolve = request.reject = nobody;
+    request.resolve = request.reject = unsettled;
     request.polling = false;
     request.subject = "";
+    request.address = request.total = request.done = 0;
     const { owner } = request;
-    request.owner = null;
+    if (owner !== null) {
+      const next = owner.passTurn(request);
+      owner.leave(request);
+      request.owner = null;
+      if (next !== null) this.#start(next);
+    }
     this.#free.push(request);
-    if (owner !== null) owner.leave(request);
+  }
+
+  /** Makes a request whose turn has come; where that fails the next one's has. */
+  #start(request: IoRequest): void {
+    this.#due.push(request);
+    if (this.#due.length > 1) return;
+    while (this.#due.length !== 0) {
+      const [due] = this.#due;
+      if (this.#isDisposed()) this.settle(due, -Errno.ECANCELED);
+      else this.again(due);
+      this.#due.shift();
+    }
+  }
+
+  #isDisposed(): boolean {
+    try {
+      this.requireOpen("go on");
+      return false;
+    } catch {
+      return true;
+    }
   }
 
   #take(operation: Operation, owner: IoOwner | null): IoRequest {
@@ -368,7 +348,7 @@ export class IoRequests {
     request.address = this.addressOf(copy);
     request.memory = copy.buffer;
     request.view = view;
-    if (!fills) copy.set(bytesOf(view));
+    if (!fills) copy.set(bytesOf(view).subarray(0, request.len));
   }
 
   #add(request: IoRequest, signal: AbortSignal | null): Promise<number> {
@@ -379,7 +359,7 @@ export class IoRequests {
       request.onAbort ??= () => this.cancel(request);
       heedSignal(signal, request.onAbort);
     }
-    this.again(request);
+    if (request.owner?.takeTurn(request) ?? true) this.again(request);
     return promise;
   }
 

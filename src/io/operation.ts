@@ -23,6 +23,8 @@ export interface Operation {
   readonly fills: boolean;
   /** It may have to wait for a disk. */
   readonly disk: boolean;
+  /** It goes on until all is transferred. */
+  readonly all: boolean;
 }
 
 /** Words of an SQE, and what goes with them. */
@@ -57,6 +59,7 @@ export const FileOperation = {
 export const SocketOperation = {
   recv: operation(SqeOp.recv, "recv", "receive from", PollEvent.in, true, false),
   send: operation(SqeOp.send, "send", "send to", PollEvent.out, false, false),
+  sendAll: operation(SqeOp.send, "send", "send to", PollEvent.out, false, false, true),
   recvmsg: operation(SqeOp.recvmsg, "recvmsg", "receive from", PollEvent.in, true, false),
   sendmsg: operation(SqeOp.sendmsg, "sendmsg", "send to", PollEvent.out, false, false),
   accept: operation(SqeOp.accept, "accept4", "accept a connection on", PollEvent.in, false, false),
@@ -71,6 +74,7 @@ export function operation(
   events = 0,
   fills = false,
   disk = true,
+  all = false,
 ): Operation {
-  return { opcode, syscall, verb, events, fills, disk };
+  return { opcode, syscall, verb, events, fills, disk, all };
 }

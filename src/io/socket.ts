@@ -114,12 +114,15 @@ export class AioSocket implements AsyncDisposable {
     return io.transfer(SocketOperation.send, this.#owner, buffer, 0, MSG_NOSIGNAL, options);
   }
 
-  /** Sends all of a buffer, in as many requests as that takes. See `send`. */
+  /**
+   * Sends all of a buffer, in as many requests as that takes, with nothing of other sends in between.
+   *
+   * @param buffer what to send; see `send`
+   * @param options a signal that cancels; some of it may be sent by then
+   */
   async sendAll(buffer: RequestView, options?: RequestOptions): Promise<void> {
-    let sent = await this.send(buffer, options);
-    if (sent === buffer.byteLength) return;
-    const bytes = bytesOf(buffer);
-    while (sent < bytes.byteLength) sent += await this.send(bytes.subarray(sent), options);
+    const { io } = this.#owner;
+    await io.transfer(SocketOperation.sendAll, this.#owner, buffer, 0, MSG_NOSIGNAL, options);
   }
 
   /** Receives into several buffers, one after the other, with one request. See `recv`. */

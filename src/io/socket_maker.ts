@@ -35,8 +35,8 @@ export interface ListenOptions extends SocketOptions {
   reusePort?: boolean;
 }
 
-const SOCKET: OwnerKind = { name: "socket", cancels: true };
-const LISTENER: OwnerKind = { name: "listener", cancels: true };
+const SOCKET: OwnerKind = { name: "socket", cancels: true, takesTurns: true };
+const LISTENER: OwnerKind = { name: "listener", cancels: true, takesTurns: false };
 
 const BACKLOG = 511, BACKLOG_MAX = 0x7fff_ffff;
 /** How long to wait before trying again to connect to a unix socket whose backlog is full. */
