@@ -117,7 +117,9 @@ export class AioContext implements Disposable {
     this.#requireOpen("set an fd handler");
     const read = readFdHandler(fd, callbacks, this.#parts.notifier.fd);
     this.#requireOpen("set an fd handler"); // Getters may have disposed it.
-    const old = this.#handlers.get(fd);
+    let old = this.#handlers.get(fd);
+    // A request may just have ended whose fd is still watched for the next one.
+    if (old?.isInternal && this.#requests.queue.device?.release(fd)) old = null;
     if (old?.isInternal) {
       throw new RangeError(`Cannot set an fd handler as requests wait for it: ${fd}`);
     }

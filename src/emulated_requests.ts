@@ -121,8 +121,12 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
       if (opcode === SqeOp.close) this.forget(fd);
       return this.#submit(slot);
     }
+    const isPoll = opcode === SqeOp.pollAdd;
+    if (isPoll && (events & (IN | OUT)) === 0) {
+      throw new AioError("Cannot wait for these events", "poll", Errno.EOPNOTSUPP);
+    }
     // Behind those that wait, as otherwise bytes would be read or sent out of turn.
-    const busy = events !== 0 && this.#waiters.get(fd)?.hasWaiting(events) === true;
+    const busy = events !== 0 && !isPoll && this.#waiters.get(fd)?.hasWaiting(events) === true;
     if (busy || !this.#attempt(slot, opcode, fd, events)) this.#wait(slot, fd, events);
   }
 
@@ -141,12 +145,13 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
     }
     system.calls++;
     const result = shim.aio_execute(this.#sqe.pointer);
-    if (events !== 0 && result === -Errno.EAGAIN) return false;
     if (opcode === SqeOp.connect) {
+      // EAGAIN tells of a unix socket whose backlog is full: no event tells when it is not.
       if (result === -Errno.EINPROGRESS || result === -Errno.EALREADY) return false;
       // The second call tells that the first one has succeeded meanwhile.
       queue.completed(slot, result === -Errno.EISCONN ? 0 : result, 0);
-    } else queue.completed(slot, result, 0);
+    } else if (events !== 0 && result === -Errno.EAGAIN) return false;
+    else queue.completed(slot, result, 0);
     return true;
   }
 
@@ -171,7 +176,7 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
     this.#save(slot);
     this.#waitingFor[slot] = waiters;
     try {
-      waiters.add(slot, events);
+      waiters.add(slot, events, this.#sqe.i32[SqeWord.opcode] === SqeOp.pollAdd);
     } catch (error) {
       if (waiters.empty) this.forget(fd);
       throw error;
@@ -206,10 +211,19 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
     this.#parts.queue.completed(slot, -errno, 0);
   }
 
-  /** The fd is about to be closed: nobody watches it any more. */
+  /** The fd is about to be closed: nobody watches it any more, and who waits for it is cancelled. */
   forget(fd: number): void {
-    this.#waiters.get(fd)?.stop();
+    const waiters = this.#waiters.get(fd);
+    if (waiters === undefined) return;
     this.#waiters.delete(fd);
+    waiters.stop();
+  }
+
+  release(fd: number): boolean {
+    const waiters = this.#waiters.get(fd);
+    if (waiters === undefined || !waiters.empty) return false;
+    this.forget(fd);
+    return true;
   }
 
   #submit(slot: number): void {

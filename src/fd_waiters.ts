@@ -5,7 +5,7 @@
  * as soon as it has something, so the handler is taken away only when the fd is ready and nobody
  * wants it. Invariant: the handler watches for every event that a waiting request wants.
  */
-import { AioError } from "../ffi/errno.ts";
+import { AioError, Errno } from "../ffi/errno.ts";
 import { PollEvent } from "../ffi/system.ts";
 import type { HandlerRegistry } from "./handler_registry.ts";
 
@@ -30,6 +30,8 @@ export class FdWaiters {
   readonly #requests: WaitingRequests;
   readonly #readers: Waiting[] = [];
   readonly #writers: Waiting[] = [];
+  /** These only ask, so they need not wait behind each other. */
+  readonly #polls: Waiting[] = [];
   #watchesIn = false;
   #watchesOut = false;
 
@@ -41,27 +43,27 @@ export class FdWaiters {
 
   /** Nobody waits. */
   get empty(): boolean {
-    return this.#readers.length === 0 && this.#writers.length === 0;
+    return this.#readers.length + this.#writers.length + this.#polls.length === 0;
   }
 
-  /** Whether somebody waits for one of these events. */
+  /** Whether a transfer waits for one of these events. */
   hasWaiting(events: number): boolean {
     return this.#queueOf(events).length !== 0;
   }
 
   /** Waits for the fd. @throws {AioError} when it cannot be watched */
-  add(slot: number, events: number): void {
+  add(slot: number, events: number, isPoll: boolean): void {
     const { in: input, out: output } = PollEvent;
     this.#watch(
       this.#watchesIn || (events & input) !== 0,
       this.#watchesOut || (events & output) !== 0,
     );
-    this.#queueOf(events).push({ slot, events });
+    (isPoll ? this.#polls : this.#queueOf(events)).push({ slot, events });
   }
 
   /** Waits no more; false where it did not. */
   remove(slot: number): boolean {
-    for (const queue of [this.#readers, this.#writers]) {
+    for (const queue of [this.#readers, this.#writers, this.#polls]) {
       const place = queue.findIndex((waiting) => waiting.slot === slot);
       if (place === -1) continue;
       queue.splice(place, 1);
@@ -70,51 +72,52 @@ export class FdWaiters {
     return false;
   }
 
-  /** Watches the fd no more. */
+  /** Watches the fd no more; who waits is cancelled. */
   stop(): void {
+    for (const queue of [this.#readers, this.#writers, this.#polls]) {
+      for (const { slot } of queue.splice(0)) this.#requests.fail(slot, Errno.ECANCELED);
+    }
     this.#watch(false, false);
   }
 
-  /** A poll for both kinds of events waits with the readers. */
   #queueOf(events: number): Waiting[] {
-    return (events & PollEvent.out) !== 0 && (events & PollEvent.in) === 0
-      ? this.#writers
-      : this.#readers;
+    return (events & PollEvent.in) !== 0 ? this.#readers : this.#writers;
   }
 
   #watch(read: boolean, write: boolean): void {
     if (read === this.#watchesIn && write === this.#watchesOut) return;
     this.#handlers.watch(this.#fd, {
-      ioRead: read ? () => this.#readable() : null,
-      ioWrite: write ? () => this.#writable() : null,
+      ioRead: read ? () => this.#ready(PollEvent.in, this.#readers) : null,
+      ioWrite: write ? () => this.#ready(PollEvent.out, this.#writers) : null,
     });
     this.#watchesIn = read;
     this.#watchesOut = write;
   }
 
-  #readable(): void {
-    if (this.#readers.length === 0) this.#watch(false, this.#watchesOut);
-    else this.#retry(this.#readers);
+  /** The fd is ready, if only for an error or its end. */
+  #ready(event: number, queue: Waiting[]): void {
+    const polls = this.#polls.filter(({ events }) => (events & event) !== 0);
+    if (queue.length === 0 && polls.length === 0) {
+      const read = event !== PollEvent.in && this.#watchesIn;
+      const write = event !== PollEvent.out && this.#watchesOut;
+      return this.#watch(read, write);
+    }
+    // Polls first: what they are told is to be there still.
+    for (const poll of polls) {
+      if (this.#retry(poll)) this.#polls.splice(this.#polls.indexOf(poll), 1);
+    }
+    // As many go on, in order, as the fd has something for.
+    while (queue.length !== 0 && this.#retry(queue[0])) queue.shift();
   }
 
-  #writable(): void {
-    const wanted = this.#readers.some(({ events }) => (events & PollEvent.out) !== 0);
-    if (this.#writers.length === 0 && !wanted) return this.#watch(this.#watchesIn, false);
-    this.#retry(this.#writers);
-    if (wanted) this.#retry(this.#readers);
-  }
-
-  /** Lets as many go on, in order, as the fd has something for. */
-  #retry(queue: Waiting[]): void {
-    while (queue.length !== 0) {
-      const { slot, events } = queue[0];
-      try {
-        if (!this.#requests.retry(slot, events)) return;
-      } catch (error) {
-        if (!(error instanceof AioError)) throw error;
-        this.#requests.fail(slot, error.errno);
-      }
-      queue.shift();
+  /** Whether a request waits no more. */
+  #retry({ slot, events }: Waiting): boolean {
+    try {
+      return this.#requests.retry(slot, events);
+    } catch (error) {
+      if (!(error instanceof AioError)) throw error;
+      this.#requests.fail(slot, error.errno);
+      return true;
     }
   }
 }

@@ -156,6 +156,10 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
     // The ring knows files, not numbers.
   }
 
+  release(): boolean {
+    return true; // It watches for handlers alone.
+  }
+
   cancel(request: AioRequest): void {
     const at = this.#nextSqe();
     const words = this.#ring.sqes;

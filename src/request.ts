@@ -69,8 +69,11 @@ export interface RequestDevice {
    */
   start(request: AioRequest): void;
 
-  /** The fd is about to be closed, and no request waits for it. */
+  /** The fd is about to be closed. */
   forget(fd: number): void;
+
+  /** Stops watching an fd that is still watched; false where requests wait for it. */
+  release(fd: number): boolean;
 
   /** Asks for a request in flight to end soon; it completes all the same. */
   cancel(request: AioRequest): void;
