@@ -19,7 +19,11 @@ export function readableOf(socket: AioSocket): ReadableStream<Uint8Array<ArrayBu
       else controller.enqueue(count === CHUNK_BYTES ? chunk : chunk.slice(0, count));
     },
     cancel() {
-      socket.shutdown("read");
+      try {
+        socket.shutdown("read");
+      } catch {
+        // Nothing comes any more as it is: the socket is closed, or its peer gone.
+      }
     },
   }, { highWaterMark: 0 });
 }
@@ -27,8 +31,9 @@ export function readableOf(socket: AioSocket): ReadableStream<Uint8Array<ArrayBu
 /** What a socket sends. */
 export function writableOf(socket: AioSocket): WritableStream<Uint8Array> {
   return new WritableStream({
-    async write(chunk) {
-      await socket.sendAll(chunk);
+    async write(chunk, { signal }) {
+      // Aborting the stream waits for this.
+      await socket.sendAll(chunk, { signal });
     },
     close() {
       socket.shutdown("write");
