@@ -6,16 +6,23 @@
  * sendmsg where one buffer is not enough. Invariant: fds that were received are the caller's, or are
  * closed here: none is lost.
  */
-import { Message, SEGMENTS_MAX } from "../../ffi/message.ts";
+import { FDS_MAX, Message, SEGMENTS_MAX } from "../../ffi/message.ts";
 import { Shutdown, type Sockets } from "../../ffi/socket.ts";
 import type { SocketAddress } from "../../ffi/socket_address.ts";
-import { bytesOf, COPY_BYTES_MAX, Location, type RequestView } from "./buffers.ts";
+import {
+  type AioBuffers,
+  bytesOf,
+  COPY_BYTES_MAX,
+  copyBack,
+  Location,
+  type RequestView,
+} from "./buffers.ts";
 import type { IoOwner } from "./io_owner.ts";
 import { type RequestOptions, SocketOperation } from "./operation.ts";
 import { readableOf, writableOf } from "./socket_streams.ts";
 
 const MSG_NOSIGNAL = 0x4000, MSG_CMSG_CLOEXEC = 0x4000_0000;
-const FDS_MAX = 253;
+const FD_MAX = 0x7fff_ffff;
 
 /** What a message carries. */
 export interface ReceivedMessage {
@@ -151,18 +158,19 @@ export class AioSocket implements AsyncDisposable {
   }
 
   /** Receives data and open files. Files for which there is no room are closed. */
-  recvMessage(
+  async recvMessage(
     buffers: readonly RequestView[],
     options: ReceiveOptions = {},
   ): Promise<ReceivedMessage> {
-    return this.#receive(buffers, options?.fdsMax ?? 0, options);
+    return await this.#receive(buffers, options?.fdsMax ?? 0, options);
   }
 
   /** Ends one direction or both; the peer receives what was sent, and then the end. */
   shutdown(how: ShutdownHow = "both"): void {
     const hows = { read: Shutdown.rd, write: Shutdown.wr, both: Shutdown.rdwr };
     if (!Object.hasOwn(hows, how)) {
-      throw new TypeError(`Cannot shut down as the direction is none: ${String(how)}`);
+      const given = typeof how === "string" ? how : typeof how;
+      throw new TypeError(`Cannot shut down as the direction is not read, write or both: ${given}`);
     }
     this.#sockets.shutdown(this.fd, hows[how]);
   }
@@ -192,13 +200,17 @@ export class AioSocket implements AsyncDisposable {
     fds: readonly number[],
     options: RequestOptions | undefined,
   ): Promise<number> {
-    requireFds(fds);
+    const ownFds = readFds(fds);
     const { io } = this.#owner;
-    const segments = new Segments(views, io.buffers.borrow.bind(io.buffers));
-    const message = segments.describe(fds.length);
-    if (fds.length !== 0) message.setFds(fds);
-    if (segments.copy !== null) segments.gather();
+    const segments = new Segments(views, io.buffers);
+    if (ownFds.length !== 0 && segments.byteLength === 0) {
+      segments.giveBack(io.buffers);
+      throw new RangeError("Cannot send fds without data, as they would be dropped");
+    }
     try {
+      const message = segments.describe(ownFds.length);
+      if (ownFds.length !== 0) message.setFds(ownFds);
+      if (segments.copy !== null) segments.gather();
       const words = {
         address: message.address,
         len: 1,
@@ -207,7 +219,7 @@ export class AioSocket implements AsyncDisposable {
       };
       return await io.request(SocketOperation.sendmsg, this.#owner, words, options);
     } finally {
-      if (segments.copy !== null) io.buffers.giveBack(segments.copy);
+      segments.giveBack(io.buffers);
     }
   }
 
@@ -217,14 +229,15 @@ export class AioSocket implements AsyncDisposable {
     options: RequestOptions | undefined,
   ): Promise<ReceivedMessage> {
     if (!Number.isInteger(fdsMax) || fdsMax < 0 || fdsMax > FDS_MAX) {
-      throw new RangeError(`Cannot receive as fdsMax is not 0 to ${FDS_MAX}: ${String(fdsMax)}`);
+      const given = typeof fdsMax === "number" ? fdsMax : typeof fdsMax;
+      throw new RangeError(`Cannot receive as fdsMax is not 0 to ${FDS_MAX}: ${given}`);
     }
     const { io } = this.#owner;
-    const segments = new Segments(views, io.buffers.borrow.bind(io.buffers));
-    const message = segments.describe(fdsMax);
-    if (fdsMax !== 0) message.expectFds();
+    const segments = new Segments(views, io.buffers);
     let fds: number[] = [];
     try {
+      const message = segments.describe(fdsMax);
+      if (fdsMax !== 0) message.expectFds();
       const words = {
         address: message.address,
         len: 1,
@@ -240,7 +253,7 @@ export class AioSocket implements AsyncDisposable {
     } finally {
       // Left over only where something threw after the fds had come.
       for (const fd of fds) io.closeNow(fd);
-      if (segments.copy !== null) io.buffers.giveBack(segments.copy);
+      segments.giveBack(io.buffers);
     }
   }
 }
@@ -250,26 +263,18 @@ class Segments {
   readonly copy: Uint8Array<ArrayBuffer> | null;
   readonly #views: readonly RequestView[];
   readonly #bytes: readonly Uint8Array[];
-  readonly #byteLength: number;
+  /** Bytes that can be transferred. */
+  readonly byteLength: number;
   readonly #location = new Location();
 
-  constructor(
-    views: readonly RequestView[],
-    borrow: (byteLength: number) => Uint8Array<ArrayBuffer>,
-  ) {
-    if (!Array.isArray(views) || views.length > SEGMENTS_MAX) {
-      throw new TypeError(
-        `Cannot transfer a message as it has no array of up to ${SEGMENTS_MAX} buffers`,
-      );
-    }
-    // A caller's array may change meanwhile.
-    this.#views = [...views];
+  constructor(views: readonly RequestView[], buffers: AioBuffers) {
+    this.#views = readArray(views, SEGMENTS_MAX, "buffers");
     let direct = true;
     for (const view of this.#views) direct = this.#location.locate(view) && direct;
     this.#bytes = this.#views.map(bytesOf);
     const byteLength = this.#bytes.reduce((sum, bytes) => sum + bytes.byteLength, 0);
-    this.#byteLength = direct ? byteLength : Math.min(byteLength, COPY_BYTES_MAX);
-    this.copy = direct || byteLength === 0 ? null : borrow(this.#byteLength);
+    this.byteLength = direct ? byteLength : Math.min(byteLength, COPY_BYTES_MAX);
+    this.copy = direct || byteLength === 0 ? null : buffers.borrow(this.byteLength);
   }
 
   /** A message with these segments and room for fds. */
@@ -278,7 +283,7 @@ class Segments {
     message.clear();
     if (this.copy !== null) {
       this.#location.locate(this.copy);
-      message.addSegment(this.#location.address, this.#byteLength);
+      message.addSegment(this.#location.address, this.byteLength);
     } else {
       for (const view of this.#views) {
         if (!this.#location.locate(view)) continue; // Empty.
@@ -288,11 +293,16 @@ class Segments {
     return message;
   }
 
+  /** Gives the copy back. */
+  giveBack(buffers: AioBuffers): void {
+    if (this.copy !== null) buffers.giveBack(this.copy);
+  }
+
   /** Copies what is to be sent. */
   gather(): void {
     let at = 0;
     for (const bytes of this.#bytes) {
-      const part = bytes.subarray(0, this.#byteLength - at);
+      const part = bytes.subarray(0, this.byteLength - at);
       this.copy!.set(part, at);
       at += part.byteLength;
     }
@@ -305,24 +315,39 @@ class Segments {
     for (const [index, bytes] of this.#bytes.entries()) {
       if (at >= byteLength) return;
       const length = Math.min(bytes.byteLength, byteLength - at);
-      if (bytesOf(this.#views[index]).byteLength < length) {
+      if (!copyBack(this.#views[index], this.copy.subarray(at, at + length), length)) {
         throw new TypeError(
           "Cannot receive from the socket as the buffer has been transferred away",
         );
       }
-      bytes.set(this.copy.subarray(at, at + length));
       at += length;
     }
   }
 }
 
-function requireFds(fds: readonly number[]): void {
-  if (!Array.isArray(fds) || fds.length > FDS_MAX) {
-    throw new TypeError(`Cannot send fds as they are no array of up to ${FDS_MAX}`);
+/** Reads an array of a caller once, as it may change, or be none. */
+function readArray<Value>(values: readonly Value[], max: number, what: string): Value[] {
+  if (!Array.isArray(values)) {
+    throw new TypeError(`Cannot transfer a message as its ${what} are no array: ${typeof values}`);
   }
-  for (const fd of fds) {
-    if (!Number.isInteger(fd) || fd < 0 || fd > 0x7fff_ffff) {
-      throw new RangeError(`Cannot send an fd as it is not a whole number >= 0: ${String(fd)}`);
+  const { length } = values;
+  if (length > max) {
+    throw new RangeError(
+      `Cannot transfer a message as it has more than ${max} ${what}: ${length}`,
+    );
+  }
+  return Array.from({ length }, (_, index) => values[index]);
+}
+
+function readFds(fds: readonly number[]): number[] {
+  const own = readArray(fds, FDS_MAX, "fds");
+  for (const fd of own) {
+    if (typeof fd !== "number") {
+      throw new TypeError(`Cannot send an fd as it is not a number: ${typeof fd}`);
+    }
+    if (!Number.isInteger(fd) || fd < 0 || fd > FD_MAX) {
+      throw new RangeError(`Cannot send an fd as it is not a whole number >= 0: ${fd}`);
     }
   }
+  return own;
 }
