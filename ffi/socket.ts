@@ -12,6 +12,7 @@ import type { Shim } from "./shim_symbols.ts";
 import {
   ADDRESS_BYTES_MAX,
   decodeSocketAddress,
+  describeSocketAddress,
   encodeSocketAddress,
   type SocketAddress,
 } from "./socket_address.ts";
@@ -26,7 +27,13 @@ export const SocketFlag = { cloexec: 0o2000000, nonblock: 0o4000 } as const;
 export const SocketLevel = { socket: 1, tcp: 6, ipv6: 41 } as const;
 
 /** Options of the level `socket`. */
-export const SocketOption = { reuseaddr: 2, error: 4, reuseport: 15, domain: 39 } as const;
+export const SocketOption = {
+  reuseaddr: 2,
+  error: 4,
+  reuseport: 15,
+  acceptconn: 30,
+  domain: 39,
+} as const;
 
 /** Options of the level `tcp`. */
 export const TcpOption = { nodelay: 1 } as const;
@@ -58,7 +65,7 @@ export class Sockets {
   /** Gives a socket its own address. */
   bind(fd: number, address: SocketAddress): void {
     const result = this.#shim.aio_bind(fd, this.#address.pointer, this.#store(address));
-    this.#check(result, () => `Cannot bind fd ${fd} to ${describe(address)}`, "bind");
+    this.#check(result, () => `Cannot bind fd ${fd} to ${describeSocketAddress(address)}`, "bind");
   }
 
   /** Lets others connect; the kernel cuts the backlog to net.core.somaxconn. */
@@ -75,7 +82,11 @@ export class Sockets {
   connect(fd: number, address: SocketAddress): boolean {
     const result = this.#shim.aio_connect(fd, this.#address.pointer, this.#store(address));
     if (result === -Errno.EINPROGRESS) return false;
-    this.#check(result, () => `Cannot connect fd ${fd} to ${describe(address)}`, "connect");
+    this.#check(
+      result,
+      () => `Cannot connect fd ${fd} to ${describeSocketAddress(address)}`,
+      "connect",
+    );
     return true;
   }
 
@@ -153,11 +164,4 @@ export class Sockets {
     const advice = result === -Errno.EBADF ? "the file descriptor is not open" : undefined;
     throw new AioError(what(), syscall, -result, advice);
   }
-}
-
-/** An address in words. */
-function describe(address: SocketAddress): string {
-  if ("path" in address) return JSON.stringify(address.path);
-  const { hostname, port } = address;
-  return hostname.includes(":") ? `[${hostname}]:${port}` : `${hostname}:${port}`;
 }

@@ -174,6 +174,13 @@ export function decodeSocketAddress(bytes: Uint8Array, length: number): SocketAd
   }
 }
 
+/** An address in words. */
+export function describeSocketAddress(address: SocketAddress): string {
+  if ("path" in address && address.path !== undefined) return JSON.stringify(address.path);
+  const { hostname, port } = address as IpAddress;
+  return hostname.includes(":") ? `[${hostname}]:${port}` : `${hostname}:${port}`;
+}
+
 function decodePath(bytes: Uint8Array): string {
   const end = bytes[0] === 0 ? bytes.length : bytes.indexOf(0);
   return new TextDecoder("utf-8", { ignoreBOM: true })

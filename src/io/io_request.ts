@@ -195,8 +195,13 @@ export class IoRequests {
 
   /** Closes an fd without waiting; no request of it is in flight. */
   closeNow(fd: number): void {
-    this.#queue.device?.forget(fd);
+    this.forget(fd);
     this.#system.close(fd);
+  }
+
+  /** Nothing that is known of an fd of this number holds any more. */
+  forget(fd: number): void {
+    this.#queue.device?.forget(fd);
   }
 
   /** The address of memory of the pool. */

@@ -78,7 +78,12 @@ export class AioListener implements AsyncDisposable {
   async accept(options?: RequestOptions): Promise<AioSocket> {
     const words = { opFlags: this.#acceptFlags };
     const fd = await this.#owner.io.request(SocketOperation.accept, this.#owner, words, options);
-    return this.#adopt(fd);
+    try {
+      return this.#adopt(fd);
+    } catch (error) {
+      this.#owner.io.closeNow(fd);
+      throw error;
+    }
   }
 
   /** Accepts connections until the listener is closed; waits where fds have run out. */
