@@ -8,7 +8,10 @@
  * after it. Re-arms of handlers nobody polls (`#pending`) go out before polling begins. Re-arms,
  * cancellations and the wait share one enter.
  *
- * Requests share the ring and the enter. A slot number, never a pointer, is the lower half of the
+ * Requests share the ring and the enter. Cancellations are held back until then too: a caller's
+ * chain of linked requests must not have an SQE of the loop in its middle, which would cut it.
+ *
+ * Who asked for a completion is told by its user_data. A slot number, never a pointer, is the lower half of the
  * user_data, and the upper half says whose slots are meant: handlers' or requests'. A slot is reused
  * only when no request of it is in flight; slot 0 is nobody. Invariant: a handler is in `#pending` or
  * `#held` exactly when its armState says so, and `#slots[handler.slot]` is the handler while it has
@@ -44,6 +47,8 @@ const CHAIN_MAX = 64;
 const DIRECT_BATCH = 2;
 /** How long disposing waits for cancelled requests; only a disk that hangs takes as long. */
 const QUIESCE_NS = 2e9;
+/** After this time it cancels again: what follows in a chain is known only then. */
+const CANCEL_AGAIN_NS = 1e6;
 
 /** The io_uring backend. */
 export class FdmonIoUring implements Fdmon, RequestDevice {
@@ -66,6 +71,8 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   readonly #pending: AioHandler[] = [];
   /** Polled in userspace, to be armed before the loop blocks. */
   readonly #held: AioHandler[] = [];
+  /** To be cancelled by the next enter: an opcode and a slot each. */
+  readonly #cancels: number[] = [];
 
   /** @throws {AioError} when the ring cannot be set up */
   constructor(liburing: Liburing, parts: FdmonParts) {
@@ -92,13 +99,20 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   }
 
   beforePolling(): void {
-    if (this.#pending.length === 0 && this.#ring.unsubmitted === 0) return;
+    if (!this.#hasChanges()) return;
+    this.#submitCancels();
     this.#arm(this.#pending);
     this.#enter(0);
   }
 
   needWait(): boolean {
-    return this.#ring.hasCompletions || this.#pending.length !== 0 || this.#ring.unsubmitted !== 0;
+    return this.#ring.hasCompletions || this.#hasChanges();
+  }
+
+  /** Something waits for an enter, and not only for one that sleeps. */
+  #hasChanges(): boolean {
+    return this.#pending.length !== 0 || this.#cancels.length !== 0 ||
+      this.#ring.unsubmitted !== 0;
   }
 
   get mayMissEvents(): boolean {
@@ -106,6 +120,7 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   }
 
   wait(block: boolean, polled: boolean): void {
+    this.#submitCancels();
     this.#arm(this.#pending);
     if (block || !polled) this.#arm(this.#held);
     const ring = this.#ring;
@@ -129,9 +144,12 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
     if (!continues) {
       ring.endChain();
       this.#chainLength = 0;
+      // One of them may mean the last request that had this slot.
+      this.#submitCancels();
     } else if (this.#chainLength === CHAIN_MAX) {
       throw new RangeError(`Cannot link more than ${CHAIN_MAX} requests`);
     }
+    if (continues) this.#dropCancel(request.slot);
     // A chain must not be cut by a full ring, so there has to be room for all of it.
     if (ring.room < (continues ? 1 : CHAIN_MAX)) this.#enter(0);
     const at = ring.nextSqe();
@@ -161,24 +179,43 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   }
 
   cancel(request: AioRequest): void {
-    const at = this.#nextSqe();
+    this.#cancels.push(SqeOp.asyncCancel, request.slot);
+  }
+
+  #submitCancels(): void {
     const words = this.#ring.sqes;
-    words[at + SqeWord.opcode] = SqeOp.asyncCancel;
-    words[at + SqeWord.fd] = -1;
-    words[at + SqeWord.addr] = request.slot;
-    words[at + SqeWord.addr + 1] = REQUEST;
-    this.#ring.push();
+    while (this.#cancels.length !== 0) {
+      // This may throw, so nobody is taken off the list before.
+      const at = this.#nextSqe();
+      const slot = this.#cancels.pop()!, opcode = this.#cancels.pop()!;
+      words[at + SqeWord.opcode] = opcode;
+      words[at + SqeWord.fd] = -1;
+      words[at + SqeWord.addr] = slot;
+      words[at + SqeWord.addr + 1] = opcode === SqeOp.asyncCancel ? REQUEST : 0;
+      this.#ring.push();
+    }
+  }
+
+  /** Forgets the cancellations of the last request that had a slot. */
+  #dropCancel(slot: number): void {
+    const cancels = this.#cancels;
+    for (let at = cancels.length - 2; at >= 0; at -= 2) {
+      if (cancels[at] === SqeOp.asyncCancel && cancels[at + 1] === slot) cancels.splice(at, 2);
+    }
   }
 
   quiesce(requests: readonly AioRequest[]): void {
-    for (const request of requests) this.cancel(request);
     const untilNs = this.#system.now() + QUIESCE_NS;
-    while (this.#queue.running > 0) {
-      const leftNs = untilNs - this.#system.now();
-      if (leftNs <= 0) return;
-      this.#ring.timeoutNs[0] = leftNs;
-      this.#enter(1);
-      this.#reap();
+    while (this.#queue.running > 0 && this.#system.now() < untilNs) {
+      for (const request of requests) this.cancel(request);
+      this.#submitCancels();
+      const againNs = this.#system.now() + CANCEL_AGAIN_NS;
+      for (let leftNs = CANCEL_AGAIN_NS; leftNs > 0; leftNs = againNs - this.#system.now()) {
+        this.#ring.timeoutNs[0] = leftNs;
+        this.#enter(1);
+        this.#reap();
+        if (this.#queue.running === 0) return;
+      }
     }
   }
 
@@ -190,7 +227,11 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   dispose(): void {
     this.#spin.unwatchRing();
     this.#ring.dispose();
-    this.#slots.length = this.#pending.length = this.#held.length = 0;
+    this.#slots.length =
+      this.#pending.length =
+      this.#held.length =
+      this.#cancels.length =
+        0;
   }
 
   #watch(handler: AioHandler): void {
@@ -205,8 +246,6 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   }
 
   #unwatch(handler: AioHandler): void {
-    // This may throw, so it comes first; and it may complete the very request to be cancelled.
-    if (handler.armState === Arm.inFlight) this.#makeRoom();
     handler.watched = false;
     if (handler.armState === Arm.pending) this.#leave(this.#pending, handler);
     else if (handler.armState === Arm.held) this.#leave(this.#held, handler);
@@ -221,12 +260,7 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   }
 
   #cancel(handler: AioHandler): void {
-    const at = this.#nextSqe();
-    const words = this.#ring.sqes;
-    words[at + SqeWord.opcode] = SqeOp.pollRemove;
-    words[at + SqeWord.fd] = -1;
-    words[at + SqeWord.addr] = handler.slot;
-    this.#ring.push();
+    this.#cancels.push(SqeOp.pollRemove, handler.slot);
     handler.armState = Arm.cancelling;
   }
 

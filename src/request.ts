@@ -28,6 +28,11 @@ export abstract class AioRequest {
     return false;
   }
 
+  /** Whether the next request added is linked to it. */
+  get links(): boolean {
+    return false;
+  }
+
   /** It is not started yet, but some time later. */
   wait(): void {}
 

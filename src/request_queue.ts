@@ -4,15 +4,16 @@
  *
  * A completion is noted while the loop collects and dispatched afterwards, so no user code runs
  * inside a wait. A slot is free again with the last completion of its request. Slots bound what is
- * in flight; requests beyond that wait in order and start as others end. Invariant: a request has a
+ * in flight; requests beyond that wait in order and start as others end. What is linked to a request
+ * that has started starts with it, as a chain cannot go out in parts. Invariant: a request has a
  * slot, or waits, or is its owner's business.
  */
-import { Errno } from "../ffi/errno.ts";
+import { AioError, Errno } from "../ffi/errno.ts";
 import { CqeFlag } from "../ffi/sqe.ts";
 import type { AioRequest, RequestDevice } from "./request.ts";
 import type { Trace } from "./trace.ts";
 
-/** Requests in flight at most: more than a process can have open files to wait for. */
+/** Requests in flight, but for the rest of a chain: more than a process can have open files. */
 const IN_FLIGHT_MAX = 65_536;
 
 const FIRST_CAPACITY = 256;
@@ -49,6 +50,8 @@ export class RequestQueue {
   #tail = 0;
   /** Completions not dispatched that are the last of their requests. */
   #lastOnes = 0;
+  /** What is added next is linked to what has been started. */
+  #chained = false;
 
   /**
    * @param openDevice makes the device when the first request is added
@@ -93,12 +96,16 @@ export class RequestQueue {
   add(request: AioRequest): void {
     if (request.slot !== 0 || request.waiting) throw new Error("assertion failed: in flight");
     this.#changed();
-    if (this.#firstWaiting === null && this.inFlight < IN_FLIGHT_MAX) return this.#start(request);
+    if (this.#firstWaiting === null && this.#hasRoom(request)) return this.#start(request);
     request.wait();
     if (this.#lastWaiting === null) this.#firstWaiting = request;
     else this.#lastWaiting.next = request;
     this.#lastWaiting = request;
     request.waiting = true;
+  }
+
+  #hasRoom(request: AioRequest): boolean {
+    return this.inFlight < IN_FLIGHT_MAX || (this.#chained && request.continuesChain);
   }
 
   /** Asks for an added request to end soon; one that waits is never started. */
@@ -157,7 +164,7 @@ export class RequestQueue {
       const at = (this.#head++ * COMPLETION_WORDS) & (completions.length - 1);
       this.#dispatch(completions[at], completions[at + 1], completions[at + 2]);
     }
-    while (this.#firstWaiting !== null && this.inFlight < IN_FLIGHT_MAX && !stopped()) {
+    while (this.#firstWaiting !== null && this.#hasRoom(this.#firstWaiting) && !stopped()) {
       this.#startWaiting(this.#firstWaiting);
     }
     return true;
@@ -187,6 +194,7 @@ export class RequestQueue {
     this.#takeSlot(request);
     try {
       this.device.start(request);
+      this.#chained = request.links;
     } catch (error) {
       this.#freeSlot(request);
       throw error;
@@ -195,12 +203,16 @@ export class RequestQueue {
 
   #startWaiting(request: AioRequest): void {
     this.#stopWaiting(request);
+    let errno: number = Errno.EINVAL;
     try {
-      this.#start(request);
+      return this.#start(request);
     } catch (error) {
-      this.#report(error);
-      request.abandon(null);
+      // Nobody is there to catch it any more, so the request ends with it.
+      if (error instanceof AioError) errno = error.errno;
+      else this.#report(error);
     }
+    this.#takeSlot(request);
+    this.completed(request.slot, -errno, 0);
   }
 
   #stopWaiting(request: AioRequest): void {

@@ -255,6 +255,7 @@ export class SqeRequest extends AioRequest implements AddedRequest {
   #words: Int32Array<ArrayBuffer>;
   #held: unknown;
   readonly #accepts: boolean;
+  readonly #links: boolean;
 
   /** @param sqe filled in for this request */
   constructor(queue: RequestQueue, sqe: Sqe, complete: CompleteSqe) {
@@ -262,7 +263,9 @@ export class SqeRequest extends AioRequest implements AddedRequest {
     this.#queue = queue;
     this.#words = sqe.words;
     this.#held = sqe.memory;
-    this.#accepts = (sqe.words[SqeWord.opcode] & 0xff) === SqeOp.accept;
+    const opcode = sqe.words[SqeWord.opcode];
+    this.#accepts = (opcode & 0xff) === SqeOp.accept;
+    this.#links = (opcode & (SqeFlag.ioLink | SqeFlag.ioHardlink)) !== 0;
     this.#complete = complete;
   }
 
@@ -276,6 +279,10 @@ export class SqeRequest extends AioRequest implements AddedRequest {
 
   override get continuesChain(): boolean {
     return true;
+  }
+
+  override get links(): boolean {
+    return this.#links;
   }
 
   get held(): unknown {
