@@ -44,6 +44,16 @@ export class CachedReads {
     this.#count = count;
   }
 
+  /** Whether it pays to ask about a file now. To be called for each read, before `read`. */
+  isWorthwhile(history: CacheHistory): boolean {
+    const queue = this.#queue;
+    if (history.unsupported || queue.answered >= ANSWERED_MAX) return false;
+    if (queue.batch >= BATCH_MIN && queue.device?.batches === true) return false;
+    if (history.skip === 0) return true;
+    history.skip--;
+    return false;
+  }
+
   /**
    * Reads what is asked for if all of it is cached.
    *
@@ -57,17 +67,10 @@ export class CachedReads {
     byteLength: number,
     offset: number,
   ): boolean {
-    const queue = this.#queue;
-    if (history.unsupported || queue.answered >= ANSWERED_MAX) return false;
-    if (queue.batch >= BATCH_MIN && queue.device?.batches === true) return false;
-    if (history.skip > 0) {
-      history.skip--;
-      return false;
-    }
     this.#count();
     const result = this.#read(fd, view as Uint8Array<ArrayBuffer>, byteLength, offset);
     if (result === byteLength) {
-      queue.answered++;
+      this.#queue.answered++;
       history.skipped = 0;
       return true;
     }

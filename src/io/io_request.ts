@@ -146,7 +146,7 @@ export class IoRequests {
   ): Promise<number> {
     try {
       const { fd } = owner;
-      if (history !== null && options === undefined) {
+      if (history !== null && options === undefined && this.#cached.isWorthwhile(history)) {
         this.requireOpen("read");
         this.#location.locate(view);
         const { byteLength } = this.#location;
