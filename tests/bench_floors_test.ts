@@ -38,7 +38,9 @@ function runWith(texts: Readonly<Record<string, string>>, words: readonly string
 onIoUring(
   "bench floors: reads by C and by Deno have figures that agree with each other",
   async () => {
-    for (const source of [readFloor(1), readFloor(32), denoReads(1), denoReads(32)]) {
+    for (
+      const source of [readFloor(1), readFloor(32), denoReads(1, "FsFile"), denoReads(32, "fs")]
+    ) {
       const { iops, usPerRequest } = await figuresOf(source);
       assert(iops > 0, source.label);
       assert(Math.abs(iops * usPerRequest / 1e6 - 1) < 1e-3, source.label);

@@ -47,7 +47,7 @@ Deno.test("bench: prints a table and its progress", async () => {
 });
 
 onIoUring("bench: reads are measured beside those of C and of Deno", async () => {
-  const only = "read-1,read-32,sqe-32,read-deno-1,read-deno-32";
+  const only = "read-1,read-32,sqe-32,read-deno-1,read-node-32";
   const { code, stdout, stderr } = await bench("--only", only, "--rounds", "1", "--json");
   assertEquals(code, 0, stderr);
   for (const { name, ours, floor, ratio } of JSON.parse(stdout).rows) {

@@ -27,10 +27,10 @@ export function fioFloor(depth: number): Source {
 }
 
 /** Reads from the page cache by Deno. */
-export function denoReads(depth: number): Source {
+export function denoReads(depth: number, way: "FsFile" | "fs"): Source {
   return {
-    label: `reads of Deno, depth ${depth}`,
-    start: (file) => ChildProbe.start("read-deno", `${depth}`, file),
+    label: `reads by ${way}.read of Deno, depth ${depth}`,
+    start: (file) => ChildProbe.start("read-deno", `${depth}`, way, file),
   };
 }
 
