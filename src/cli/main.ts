@@ -21,8 +21,8 @@ import { CommandError, ExitCode, UsageError } from "./exit.ts";
 const BENCH_NAMES = "request, idle-3200, idle-16000, removal, kicks, poll-function, poll-word,\n" +
   "  wake-up, wake-up-epoll, poll-nothing, bottom-half, timer, handler-memory,\n" +
   "  handler-changes, allocation, cold-start, read-1, read-32, sqe-32, read-deno-1,\n" +
-  "  read-deno-32, direct-1, direct-32, read-allocation, echo, echo-deno, idle-connections,\n" +
-  "  idle-connections-busy";
+  "  read-deno-32, read-node-1, read-node-32, direct-1, direct-32, read-allocation, echo,\n" +
+  "  echo-deno, idle-connections, idle-connections-busy";
 
 /** What cannot be guessed from the options of `trace`. */
 const TRACE_NOTES = `
