@@ -24,6 +24,16 @@ export type { FdHandler } from "./src/aio_handler.ts";
 export type { BottomHalf, BottomHalfOptions } from "./src/bottom_half.ts";
 export { type Clock, ManualClock } from "./src/clock.ts";
 export { type RemoteContext, wakeContext } from "./src/context_notifier.ts";
+export {
+  coEnter,
+  coReschedule,
+  type Coroutine,
+  type CoroutineFunction,
+  type CoroutineOptions,
+  type CoroutineState,
+  coSchedule,
+  coYield,
+} from "./src/coroutine.ts";
 export { EventNotifier } from "./src/event_notifier.ts";
 export type { FdmonName } from "./src/fdmon.ts";
 export { AioFile, type FallocateMode, type OpenFileOptions } from "./src/io/aio_file.ts";

@@ -91,6 +91,7 @@ export class AioContext implements Disposable {
       isBusy: () => this.#isBusy(),
       now: () => parts.system.now(),
     });
+    parts.coroutines.giveTo(this);
     refusePosting(this);
     contextMade(this);
   }
@@ -324,7 +325,7 @@ export class AioContext implements Disposable {
 
   /**
    * Deletes all handlers, with the ioPollEnd that is due, and gives everything back to the
-   * system. Inside a callback this happens when the outermost poll() ends; no other callback runs
+   * system. Coroutines that have yielded or are scheduled have that `await` reject. Inside a callback this happens when the outermost poll() ends; no other callback runs
    * until then. Disposing twice is harmless.
    */
   [Symbol.dispose](): void {
@@ -332,6 +333,7 @@ export class AioContext implements Disposable {
     this.#iteration.disposed = true;
     this.#iteration.changed = true;
     this.#parts.timers.clear();
+    this.#parts.coroutines.dispose();
     this.#parts.bottomHalves.clear();
     this.#handlers.deleteAll();
     if (this.#handlers.walkDepth === 0) this.#tearDown();

@@ -15,6 +15,7 @@ import { type Clock, SystemClock } from "./clock.ts";
 import { ContextNotifier } from "./context_notifier.ts";
 import { ContextRequests } from "./context_requests.ts";
 import type { AioContextOptions, AioStats } from "./context_types.ts";
+import { CoroutineHome } from "./coroutine_home.ts";
 import { Dispatcher } from "./dispatcher.ts";
 import { HandlerRegistry } from "./handler_registry.ts";
 import { IntrusiveList } from "./intrusive_list.ts";
@@ -32,6 +33,7 @@ export class ContextParts {
   readonly system: System;
   readonly trace: Trace;
   readonly bottomHalves: BottomHalfQueue;
+  readonly coroutines: CoroutineHome;
   readonly timers: TimerList;
   readonly notifier: ContextNotifier;
   readonly pollMode: PollMode;
@@ -58,6 +60,7 @@ export class ContextParts {
     const system = this.system = new System(shim);
     const trace = this.trace = new Trace(report);
     this.bottomHalves = new BottomHalfQueue(changed, trace, report);
+    this.coroutines = new CoroutineHome(this.bottomHalves, trace, this.errors);
     this.timers = new TimerList(changed, trace, report);
     this.notifier = new ContextNotifier(system);
     const notifier = notifierHandler(this.notifier);
@@ -102,6 +105,7 @@ export class ContextParts {
       timers: this.timers.size,
       bottomHalves: bottomHalves.urgentCount + bottomHalves.idleCount,
       requests: requests.queue.inFlight,
+      coroutines: this.coroutines.size,
     };
   }
 }

@@ -59,6 +59,8 @@ export interface AioStats {
   bottomHalves: number;
   /** Requests in flight now, those whose completion is not dispatched yet included. */
   requests: number;
+  /** Coroutines that live in the context now and have not ended. */
+  coroutines: number;
 }
 
 /**

@@ -66,6 +66,10 @@ export interface TraceEvents {
   poll_add: { handler: number; fd: number; revents: number };
   /** A handler was idle for too long and left the poll list. */
   poll_remove: { handler: number; fd: number };
+  /** A coroutine was scheduled; `co` is its number. */
+  aio_co_schedule: { co: number; name: string };
+  /** It was entered: its job is due. */
+  aio_co_schedule_bh_cb: { co: number; name: string };
   /** A request was handed to the backend. `off` in bytes, where the opcode has one. */
   fdmon_io_uring_add_sqe: { opcode: number; fd: number; off: number };
   /** The completion of a request is dispatched; `res` is a count or -errno. */
@@ -102,6 +106,8 @@ export class Trace {
     poll_grow: null,
     poll_add: null,
     poll_remove: null,
+    aio_co_schedule: null,
+    aio_co_schedule_bh_cb: null,
     fdmon_io_uring_add_sqe: null,
     fdmon_io_uring_cqe_handler: null,
   };

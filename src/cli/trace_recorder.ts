@@ -24,6 +24,8 @@ const INSTANTS = [
   "poll_remove",
   "poll_grow",
   "poll_shrink",
+  "aio_co_schedule",
+  "aio_co_schedule_bh_cb",
   "fdmon_io_uring_add_sqe",
   "fdmon_io_uring_cqe_handler",
 ] as const;
