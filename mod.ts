@@ -34,6 +34,8 @@ export {
   coSchedule,
   coYield,
 } from "./src/coroutine.ts";
+export { CoMutex, CoPermit, CoSemaphore } from "./src/coroutine_lock.ts";
+export { CoQueue } from "./src/coroutine_queue.ts";
 export { EventNotifier } from "./src/event_notifier.ts";
 export type { FdmonName } from "./src/fdmon.ts";
 export { AioFile, type FallocateMode, type OpenFileOptions } from "./src/io/aio_file.ts";

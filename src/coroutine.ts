@@ -44,12 +44,12 @@ let coroutines = 0;
  * import { AioContext, coEnter, coSchedule } from "@aio/context";
  * using ctx = new AioContext();
  * await ctx.run(async () => {
- *   const consumer = coSchedule(ctx, async (co) => {
- *     await co.yield(); // until somebody enters it
- *     return "entered";
+ *   const sleeper = coSchedule(ctx, async (co) => {
+ *     ctx.timer(() => coEnter(co)).arm(ctx.now() + 1e6);
+ *     await co.yield(); // until the timer enters it
+ *     return "a millisecond later";
  *   });
- *   ctx.timer(() => coEnter(consumer)).arm(ctx.now() + 1e6);
- *   console.log(await consumer.join()); // entered
+ *   console.log(await sleeper.join());
  * });
  * ```
  */
@@ -127,7 +127,9 @@ export class Coroutine<Result = unknown> {
   }
 
   /**
-   * Continues it after a yield. The caller goes on first: the coroutine does when promise jobs run.
+   * Continues it after a yield. The caller goes on first: the coroutine does when promise jobs run,
+   * and until it yields again it cannot be entered again. What may happen at any time, as events of
+   * a device, is better told by a `CoSemaphore` or a `CoQueue`, which remember it.
    *
    * @throws {TypeError} when it has not yielded
    */
@@ -214,8 +216,8 @@ export class Coroutine<Result = unknown> {
 
   #refusal(verb: string): TypeError {
     const why = {
-      running: "it runs",
-      yielded: "it has yielded",
+      running: "it has not yielded",
+      yielded: "it has yielded already",
       ended: "it has ended",
       scheduled: `${this.#scheduledBy} has scheduled it already`,
     }[this.#state];
@@ -269,7 +271,7 @@ export function coSchedule<Result>(
  * Continues a coroutine that has yielded: from a callback, or from another coroutine, which goes on
  * until it awaits. QEMU's aio_co_enter.
  *
- * @throws {TypeError} when it runs, is scheduled or has ended
+ * @throws {TypeError} when it has not yielded since it was entered last, is scheduled or has ended
  *
  * @example
  * ```ts

@@ -59,7 +59,7 @@ eachFdmon("coSchedule: first scheduled, first run, new ones and others alike", a
   coSchedule(ctx, b);
   coSchedule(ctx, () => order.push("c"));
   assert(coSchedule(ctx, d) === d);
-  coSchedule(ctx, async () => order.push("e"));
+  coSchedule(ctx, () => order.push("e"));
   ctx.poll(false);
   await jobs();
   assertEquals(order, ["a", "b", "c", "d", "e"]);
@@ -195,12 +195,16 @@ eachFdmon("coSchedule: scheduled twice is an error that names the first place", 
 eachFdmon("coEnter, coYield, coReschedule: refused in the wrong state", async (make) => {
   using ctx = make();
   const sleeper = await yielded(ctx);
-  await assertRejects(() => sleeper.yield(), TypeError, "as it has yielded: sleeper");
-  await assertRejects(() => coReschedule(ctx, sleeper), TypeError, "as it has yielded: sleeper");
+  await assertRejects(() => sleeper.yield(), TypeError, "as it has yielded already: sleeper");
+  await assertRejects(
+    () => coReschedule(ctx, sleeper),
+    TypeError,
+    "as it has yielded already: sleeper",
+  );
   coEnter(sleeper);
   // It is as good as running, although its job has not been done.
-  assertThrows(() => coEnter(sleeper), TypeError, "Cannot enter a coroutine as it runs: sleeper");
-  assertThrows(() => coSchedule(ctx, sleeper), TypeError, "Cannot schedule a coroutine as it runs");
+  assertThrows(() => coEnter(sleeper), TypeError, "as it has not yielded: sleeper");
+  assertThrows(() => coSchedule(ctx, sleeper), TypeError, "as it has not yielded: sleeper");
   await sleeper.join();
   for (const attempt of [() => coEnter(sleeper), () => coSchedule(ctx, sleeper)]) {
     assertThrows(attempt, TypeError, "as it has ended: sleeper");
