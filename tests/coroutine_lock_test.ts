@@ -109,6 +109,30 @@ Deno.test("lock, acquire: a signal ends the waiting, the others keep their place
   assert(!mutex.locked);
 });
 
+Deno.test("lock: leaves no listener at a signal, however the waiting ends", async () => {
+  const controller = new AbortController();
+  const { signal } = controller;
+  let listeners = 0;
+  const { addEventListener, removeEventListener } = signal;
+  signal.addEventListener = (type: string, listener: EventListener) => {
+    listeners++;
+    addEventListener.call(signal, type, listener);
+  };
+  signal.removeEventListener = (type: string, listener: EventListener) => {
+    listeners--;
+    removeEventListener.call(signal, type, listener);
+  };
+  const mutex = new CoMutex();
+  (await mutex.lock({ signal })).release();
+  assertEquals(listeners, 0);
+  const lock = await mutex.lock({ signal });
+  const waiting = mutex.lock({ signal });
+  assertEquals(listeners, 1);
+  lock.release();
+  (await waiting).release();
+  assertEquals(listeners, 0);
+});
+
 Deno.test("CoSemaphore: never more than its permits, all of them used", async () => {
   const PERMITS = 3;
   const semaphore = new CoSemaphore(PERMITS);

@@ -9,7 +9,15 @@
 import { createInterface } from "node:readline";
 import process from "node:process";
 import { loadShim } from "../../ffi/library.ts";
-import { AioContext, EventNotifier, type FdmonName, PollWord } from "../../mod.ts";
+import {
+  AioContext,
+  coEnter,
+  type Coroutine,
+  coSchedule,
+  EventNotifier,
+  type FdmonName,
+  PollWord,
+} from "../../mod.ts";
 import { measureDenoReads, serveDenoEcho } from "./bench_deno.ts";
 import { measureReadAllocation, measureReads, measureSqes } from "./bench_io.ts";
 import { openBlockFile } from "./scale_file.ts";
@@ -33,6 +41,7 @@ const MEASUREMENTS: Readonly<Record<string, (...args: string[]) => Measure | Pro
   "poll-pass": measurePollPass,
   "poll-nothing": measurePollNothing,
   "bottom-half": measureBottomHalf,
+  coroutine: measureCoroutine,
   timer: measureTimer,
   "handler-memory": measureHandlerMemory,
   "handler-changes": measureHandlerChanges,
@@ -133,6 +142,33 @@ function measureBottomHalf(): Measure {
     half.schedule();
     ctx.poll(false);
   });
+}
+
+/** Two coroutines that enter each other by turns, driven by `run`. */
+async function measureCoroutine(): Promise<Measure> {
+  const SWITCHES = 200_000;
+  const ctx = new AioContext();
+  const measure = () =>
+    ctx.run(async () => {
+      let startMs = 0;
+      const first = coSchedule(ctx, async (co) => {
+        for (let time = 0; time < SWITCHES / 2; time++) {
+          await co.yield();
+          coEnter(second);
+        }
+      });
+      const second: Coroutine = coSchedule(ctx, async (co) => {
+        startMs = performance.now();
+        for (let time = 0; time < SWITCHES / 2; time++) {
+          coEnter(first);
+          await co.yield();
+        }
+      });
+      await second.join();
+      return { value: (performance.now() - startMs) * 1e6 / SWITCHES };
+    });
+  for (let round = 0; round < 10; round++) await measure();
+  return measure;
 }
 
 function measureTimer(): Measure {

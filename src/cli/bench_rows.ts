@@ -220,6 +220,15 @@ export const BENCH_ROWS: readonly BenchRow[] = [
     aim: 40,
   },
   {
+    name: "coroutine",
+    what: "a switch of coroutines: enter and yield",
+    unit: "ns",
+    ours: part("coroutine"),
+    better: "less",
+    must: 400,
+    aim: 200,
+  },
+  {
     name: "timer",
     what: "a timer armed and fired among 100,000",
     unit: "ns",
