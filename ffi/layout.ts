@@ -18,6 +18,7 @@ export const RingLayout = {
     "sq.ring_entries": 92,
     "cq.khead": 104,
     "cq.ktail": 112,
+    "cq.kflags": 136,
     "cq.cqes": 152,
     "cq.ring_entries": 180,
     ring_fd: 196,

@@ -18,6 +18,8 @@ export const liburingSymbols = {
   },
   // int io_uring_register_probe(struct io_uring *ring, struct io_uring_probe *p, unsigned nr)
   io_uring_register_probe: { parameters: ["buffer", "buffer", "u32"], result: "i32" },
+  // int io_uring_register_eventfd(struct io_uring *ring, int fd)
+  io_uring_register_eventfd: { parameters: ["buffer", "i32"], result: "i32" },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The opened liburing. */

@@ -30,6 +30,18 @@ export function allocateNative(byteLength: number): NativeMemory {
   };
 }
 
+const POLLIN = 1;
+
+/** An array of struct pollfd that asks whether fds are readable. */
+export function pollFdsOf(...fds: number[]): NativeMemory {
+  const memory = allocateNative(fds.length * 8);
+  for (const [index, fd] of fds.entries()) {
+    memory.i32[index * 2] = fd;
+    memory.i32[index * 2 + 1] = POLLIN;
+  }
+  return memory;
+}
+
 const sharedAddresses = new WeakMap<SharedArrayBuffer, bigint>();
 
 /** The address of shared memory, which can neither move, shrink nor be detached. */

@@ -53,6 +53,9 @@ export const SetupFlag = {
 /** Bits of the SQ ring's flags word, written by the kernel. */
 export const SqFlag = { cqOverflow: 2, taskrun: 4 } as const;
 
+/** Bit of the CQ ring's flags word, written by us. */
+const CQ_EVENTFD_DISABLED = 1;
+
 const Feature = { noDrop: 1 << 1, extArg: 1 << 8, noIowait: 1 << 17 } as const;
 const EnterFlag = { getEvents: 1, extArg: 1 << 3, noIowait: 1 << 7 } as const;
 
@@ -74,6 +77,7 @@ const CQE_WORDS = RingLayout.io_uring_cqe.sizeof / 4;
 const SQ_KHEAD = RING["sq.khead"] / 8, SQ_KTAIL = RING["sq.ktail"] / 8;
 const SQ_KFLAGS = RING["sq.kflags"] / 8, SQ_ARRAY = RING["sq.array"] / 8;
 const SQ_SQES = RING["sq.sqes"] / 8, CQ_CQES = RING["cq.cqes"] / 8;
+const CQ_KFLAGS = RING["cq.kflags"] / 8;
 const CQ_KHEAD = RING["cq.khead"] / 8, CQ_KTAIL = RING["cq.ktail"] / 8;
 // Indexes of 32-bit words.
 const SQ_ENTRIES_WORD = RING["sq.ring_entries"] / 4, CQ_ENTRIES_WORD = RING["cq.ring_entries"] / 4;
@@ -146,6 +150,9 @@ export class Ring {
   #sqFlags: Int32Array<ArrayBuffer>;
   #cqHead: Int32Array<ArrayBuffer>;
   #cqTail: Int32Array<ArrayBuffer>;
+  #cqFlags: Int32Array<ArrayBuffer>;
+  /** Written by the kernel while completions are signalled; -1 until that is asked for. */
+  #eventFd = -1;
   #tail = 0;
   #head = 0;
   #open = true;
@@ -175,6 +182,7 @@ export class Ring {
     this.#sqFlags = mapWords(ring[SQ_KFLAGS], 1);
     this.#cqHead = mapWords(ring[CQ_KHEAD], 1);
     this.#cqTail = mapWords(ring[CQ_KTAIL], 1);
+    this.#cqFlags = mapWords(ring[CQ_KFLAGS], 1);
     this.sqes = mapWords(ring[SQ_SQES], sqEntries * SQE_WORDS);
     this.cqes = mapWords(ring[CQ_CQES], cqEntries * CQE_WORDS);
     this.addresses = {
@@ -339,6 +347,35 @@ export class Ring {
     else Atomics.store(this.#cqHead, 0, this.#head);
   }
 
+  /**
+   * Has the kernel write an eventfd when there is a completion, or would be after an enter. The
+   * ring's own fd does not tell of those that a thread with DEFER_TASKRUN has to fetch.
+   *
+   * @returns the eventfd
+   */
+  signalCompletions(): number {
+    if (this.#eventFd === -1) this.#registerEventFd();
+    this.#cqFlags[0] = 0;
+    return this.#eventFd;
+  }
+
+  /** The eventfd is not written any more. */
+  stopSignalling(): void {
+    this.#cqFlags[0] = CQ_EVENTFD_DISABLED;
+    this.#system.drain(this.#eventFd);
+  }
+
+  #registerEventFd(): void {
+    const fd = this.#system.eventfd();
+    this.#system.calls++;
+    const registered = this.#liburing.io_uring_register_eventfd(this.#ring, fd);
+    if (registered < 0) {
+      this.#system.close(fd);
+      throw refusal("Cannot wait for completions elsewhere", "io_uring_register", registered);
+    }
+    this.#eventFd = fd;
+  }
+
   /** Tears the ring down; its memory is unmapped, requests in flight are cancelled. */
   dispose(): void {
     if (!this.#open) return;
@@ -350,11 +387,14 @@ export class Ring {
       this.#sqFlags =
       this.#cqHead =
       this.#cqTail =
+      this.#cqFlags =
         none;
     this.sqes = this.cqes = none;
     this.#tail = this.#head = 0;
     this.#system.calls++;
     this.#liburing.io_uring_queue_exit(this.#ring);
+    if (this.#eventFd !== -1) this.#system.close(this.#eventFd);
+    this.#eventFd = -1;
   }
 }
 

@@ -92,6 +92,14 @@ export const shimSymbols = {
   aio_signal_take: { parameters: ["i32", "i32"], result: "i32" },
   // int32_t aio_signal_release(int32_t signal)
   aio_signal_release: { parameters: ["i32"], result: "i32" },
+  // int32_t aio_waiter_open(int32_t *fd, void **waiter)
+  aio_waiter_open: { parameters: ["pointer", "pointer"], result: "i32" },
+  // int32_t aio_waiter_arm(void *waiter, const void *fds, uint32_t count, const double *until_ns)
+  aio_waiter_arm: { parameters: ["pointer", "pointer", "u32", "pointer"], result: "i32" },
+  // int32_t aio_waiter_disarm(void *waiter)
+  aio_waiter_disarm: { parameters: ["pointer"], result: "i32" },
+  // void aio_waiter_close(void *waiter)
+  aio_waiter_close: { parameters: ["pointer"], result: "void" },
   // int32_t aio_guest_run(struct aio_guest *guest): runs until told to stop, so on its own thread
   aio_guest_run: { parameters: ["pointer"], result: "i32", nonblocking: true },
 } as const satisfies Deno.ForeignLibraryInterface;

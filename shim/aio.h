@@ -136,6 +136,13 @@ AIO_EXPORT int32_t aio_pool_reap(void *pool, struct aio_cqe *completions,
 AIO_EXPORT int32_t aio_pool_cancel(void *pool, uint64_t user_data);
 AIO_EXPORT void aio_pool_close(void *pool);
 
+/* All on the thread that opened the waiter: see waiter.c. */
+AIO_EXPORT int32_t aio_waiter_open(int32_t *fd, void **waiter);
+AIO_EXPORT int32_t aio_waiter_arm(void *waiter, const void *fds, uint32_t count,
+				  const double *until_ns);
+AIO_EXPORT int32_t aio_waiter_disarm(void *waiter);
+AIO_EXPORT void aio_waiter_close(void *waiter);
+
 AIO_EXPORT int32_t aio_socket(int32_t domain, int32_t type, int32_t protocol);
 AIO_EXPORT int32_t aio_bind(int32_t fd, const void *address, uint32_t length);
 AIO_EXPORT int32_t aio_listen(int32_t fd, int32_t backlog);

@@ -20,34 +20,15 @@
  */
 #define _GNU_SOURCE
 #include "aio.h"
+#include "thread.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 
 /* More would only wait for each other inside the kernel. */
 #define THREADS_MAX 256u
 /* A cancellation that finds nothing looks at every slot, under the lock. */
 #define CAPACITY_MAX 65536u
-/* A worker calls the C library and nothing else. */
-#define STACK_BYTES (128u * 1024)
-
-/*
- * Until glibc 2.34 these were in libpthread, under the first version of all,
- * which is still served: so the library loads wherever Deno does.
- */
-#if defined(__GLIBC__) && !defined(__SANITIZE_THREAD__)
-#if defined(__x86_64__)
-#define USE_FIRST(name) __asm__(".symver " #name "," #name "@GLIBC_2.2.5")
-#elif defined(__aarch64__)
-#define USE_FIRST(name) __asm__(".symver " #name "," #name "@GLIBC_2.17")
-#endif
-USE_FIRST(pthread_create);
-USE_FIRST(pthread_join);
-USE_FIRST(pthread_attr_setstacksize);
-#endif
-
 struct slot {
 	struct aio_sqe sqe;
 	struct slot *next;
@@ -135,20 +116,8 @@ static void *work(void *argument)
 
 static void start_worker(struct pool *pool)
 {
-	pthread_attr_t attributes;
-	sigset_t all, before;
-
-	pthread_attr_init(&attributes);
-	/* Where the C library wants more, it stays at the default. */
-	pthread_attr_setstacksize(&attributes, STACK_BYTES);
-	/* The mask is inherited: signals are for the program's own threads. */
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, &before);
-	if (!pthread_create(&pool->workers[pool->started], &attributes, work,
-			    pool))
+	if (!aio_start_thread(&pool->workers[pool->started], work, pool))
 		pool->started++;
-	sigprocmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attributes);
 }
 
 int32_t aio_pool_open(uint32_t threads, uint32_t capacity, int32_t event_fd,

@@ -11,6 +11,7 @@
 import type { SocketAddress } from "../ffi/socket_address.ts";
 import { AioHandler, type FdHandler, readFdHandler, requireFreeWord } from "./aio_handler.ts";
 import { type BottomHalf, type BottomHalfOptions, QueuedBottomHalf } from "./bottom_half.ts";
+import { Attachment } from "./attachment.ts";
 import type { CallbackErrors } from "./callback_errors.ts";
 import type { RemoteContext } from "./context_notifier.ts";
 import { ContextParts } from "./context_parts.ts";
@@ -62,6 +63,7 @@ export class AioContext implements Disposable {
   readonly #requests: ContextRequests;
   readonly #iteration: Iteration;
   readonly #runner: Runner;
+  readonly #attachment: Attachment;
   #tornDown = false;
   #polls = 0;
 
@@ -84,10 +86,15 @@ export class AioContext implements Disposable {
     this.#handlers = parts.handlers;
     this.#requests = parts.requests;
     this.#iteration = parts.iteration;
-    this.#runner = new Runner({
+    const driver = {
       runJobs: findRunJobs(),
       iteration: this.#iteration,
       poll: () => this.poll(true),
+    };
+    this.#attachment = new Attachment({ ...parts, ...driver, requests: parts.requests.queue });
+    this.#runner = new Runner({
+      ...driver,
+      isDriven: () => this.#attachment.attached,
       isBusy: () => this.#isBusy(),
       now: () => parts.system.now(),
     });
@@ -253,6 +260,33 @@ export class AioContext implements Disposable {
     return await this.#runner.run(task, options);
   }
 
+  /**
+   * Lets the context live inside Deno's own event loop: it takes turns with Deno while there is work,
+   * and sleeps without using the processor. It does not keep the process alive while it sleeps without
+   * requests in flight, unless `ref` was called. What callbacks throw is reported as uncaught. Attaching twice is
+   * harmless.
+   */
+  attach(): void {
+    this.#requireOpen("attach");
+    this.#attachment.attach();
+  }
+
+  /** Takes the context out of Deno's loop: it is polled by hand again, or by `run`. */
+  detach(): void {
+    this.#attachment.detach();
+    if (this.#runner.parked) this.#runner.wake();
+  }
+
+  /** Keeps the process alive while the context is attached, though it sleeps. */
+  ref(): void {
+    this.#attachment.ref();
+  }
+
+  /** Takes `ref` back: the process may end while the attached context sleeps without requests. */
+  unref(): void {
+    this.#attachment.unref();
+  }
+
   /** Keeps handlers marked isExternal from running until as many calls of `enableExternal`. */
   disableExternal(): void {
     this.#requireOpen("disable external handlers");
@@ -330,6 +364,7 @@ export class AioContext implements Disposable {
    */
   [Symbol.dispose](): void {
     if (this.#iteration.disposed) return;
+    this.#attachment.detach();
     this.#iteration.disposed = true;
     this.#iteration.changed = true;
     this.#parts.timers.clear();
@@ -342,7 +377,8 @@ export class AioContext implements Disposable {
 
   #noteChange(): void {
     this.#iteration.changed = true;
-    if (this.#runner.parked) this.#runner.wake();
+    if (this.#attachment.attached) this.#attachment.wake();
+    else if (this.#runner.parked) this.#runner.wake();
   }
 
   /** Whether anything can happen that nobody on this thread begins. */

@@ -6,6 +6,7 @@
  * made before the backend that watches it. Whatever is made when something else fails is given back.
  */
 import { loadShim } from "../ffi/library.ts";
+import type { Shim } from "../ffi/shim_symbols.ts";
 import { Spin } from "../ffi/spin.ts";
 import { System } from "../ffi/system.ts";
 import { AioHandler, readFdHandler } from "./aio_handler.ts";
@@ -30,6 +31,7 @@ import { Trace } from "./trace.ts";
 export class ContextParts {
   readonly errors: CallbackErrors = new CallbackErrors();
   readonly clock: Clock;
+  readonly shim: Shim;
   readonly system: System;
   readonly trace: Trace;
   readonly bottomHalves: BottomHalfQueue;
@@ -40,6 +42,7 @@ export class ContextParts {
   readonly requests: ContextRequests;
   readonly handlers: HandlerRegistry;
   readonly dispatcher: Dispatcher;
+  readonly times: IterationTimes;
   readonly iteration: Iteration;
 
   /**
@@ -54,7 +57,7 @@ export class ContextParts {
   ) {
     const { fdmon, liburing } = options;
     const params = mergePollParams(defaultPollParams(), options.pollParams ?? {});
-    const shim = loadShim({ shim: options.shim });
+    const shim = this.shim = loadShim({ shim: options.shim });
     const { report } = this.errors;
     this.clock = options.clock ?? new SystemClock(shim);
     const system = this.system = new System(shim);
@@ -66,7 +69,7 @@ export class ContextParts {
     const notifier = notifierHandler(this.notifier);
     const spin = new Spin<AioHandler>(shim, this.notifier.words);
     const ready = new IntrusiveList<AioHandler>();
-    const times = new IterationTimes(this.clock, report);
+    const times = this.times = new IterationTimes(this.clock, report);
     this.pollMode = new PollMode({ times, spin, ready, trace, notifier, report });
     this.requests = new ContextRequests({ shim, system, trace, changed, report, requireOpen });
     const { queue } = this.requests;
@@ -79,7 +82,7 @@ export class ContextParts {
     }
     this.requests.useHandlers(this.handlers);
     this.dispatcher = new Dispatcher(ready, this.handlers, this.pollMode, trace, report);
-    this.iteration = new Iteration(params, { ...this, requests: queue, times });
+    this.iteration = new Iteration(params, { ...this, requests: queue });
   }
 
   /** Those that hold something of the system, in the order in which they are to give it back. */

@@ -5,6 +5,7 @@
  * does not know the context. It owns the `watched`, `slot` and `arm...` fields of a handler. All
  * three backends are level-triggered: an fd that stays ready is reported by every wait.
  */
+import type { NativeMemory } from "../ffi/memory.ts";
 import type { Spin } from "../ffi/spin.ts";
 import type { System } from "../ffi/system.ts";
 import type { AioHandler } from "./aio_handler.ts";
@@ -75,6 +76,15 @@ export interface Fdmon {
    *   unwatched if this wait does not block
    */
   wait(block: boolean, polled: boolean): void;
+
+  /**
+   * From now on another thread may wait in the loop's place, for what is returned: struct pollfd,
+   * good until something is changed. A `wait` that does not block has to follow.
+   */
+  delegateWait(): { readonly fds: NativeMemory; readonly count: number };
+
+  /** Nobody waits in the loop's place any more. */
+  endDelegation(): void;
 
   /** Gives everything back to the system. */
   dispose(): void;

@@ -7,7 +7,7 @@
  */
 import { AioError, check, Errno } from "../ffi/errno.ts";
 import { SystemLayout } from "../ffi/layout.ts";
-import { allocateNative } from "../ffi/memory.ts";
+import { allocateNative, type NativeMemory, pollFdsOf } from "../ffi/memory.ts";
 import { EpollOp, type System } from "../ffi/system.ts";
 import type { AioHandler } from "./aio_handler.ts";
 import { type Fdmon, markReady, type ReadyList } from "./fdmon.ts";
@@ -105,6 +105,12 @@ export class FdmonEpoll implements Fdmon {
       if (handler) markReady(this.#ready, handler, words[at + EVENTS_WORD]);
     }
   }
+
+  delegateWait(): { readonly fds: NativeMemory; readonly count: number } {
+    return { fds: pollFdsOf(this.#fd), count: 1 };
+  }
+
+  endDelegation(): void {}
 
   dispose(): void {
     this.#system.close(this.#fd);

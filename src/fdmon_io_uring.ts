@@ -19,10 +19,12 @@
  */
 import { AioError, Errno } from "../ffi/errno.ts";
 import type { Liburing } from "../ffi/liburing_symbols.ts";
+import { type NativeMemory, pollFdsOf } from "../ffi/memory.ts";
 import { Ring, SqFlag } from "../ffi/ring.ts";
 import type { Spin } from "../ffi/spin.ts";
 import { CqeWord, loadNumber, SqeOp, SqeWord } from "../ffi/sqe.ts";
 import type { System } from "../ffi/system.ts";
+import { EpollMirror } from "./epoll_mirror.ts";
 import type { AioHandler } from "./aio_handler.ts";
 import { type Fdmon, type FdmonParts, markFailed, markReady, type ReadyList } from "./fdmon.ts";
 import type { IterationTimes } from "./iteration_times.ts";
@@ -65,6 +67,8 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   readonly #trace: Trace;
   /** SQEs of the chain that is being made. */
   #chainLength = 0;
+  /** Where another thread has ever waited in the loop's place. */
+  #mirror: EpollMirror | null = null;
   readonly #slots: (AioHandler | null)[] = [null];
   readonly #freeSlots: number[] = [];
   /** To be armed by the next enter. */
@@ -224,8 +228,22 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
     return this.#ready.size + this.#queue.completedCount;
   }
 
+  delegateWait(): { readonly fds: NativeMemory; readonly count: number } {
+    if (this.#mirror === null) {
+      this.#mirror = new EpollMirror(this.#system);
+      for (const handler of this.#slots) if (handler?.watched) this.#mirror.watch(handler);
+    }
+    return { fds: pollFdsOf(this.#ring.signalCompletions(), this.#mirror.fd), count: 2 };
+  }
+
+  endDelegation(): void {
+    this.#ring.stopSignalling();
+  }
+
   dispose(): void {
     this.#spin.unwatchRing();
+    this.#mirror?.dispose();
+    this.#mirror = null;
     this.#ring.dispose();
     this.#slots.length =
       this.#pending.length =
@@ -236,6 +254,7 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
 
   #watch(handler: AioHandler): void {
     handler.watched = true;
+    this.#mirror?.watch(handler);
     // A cancellation still under way ends with a completion, which arms the handler again.
     if (handler.armState !== Arm.idle) return;
     if (handler.slot === 0) {
@@ -247,6 +266,7 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
 
   #unwatch(handler: AioHandler): void {
     handler.watched = false;
+    this.#mirror?.unwatch(handler);
     if (handler.armState === Arm.pending) this.#leave(this.#pending, handler);
     else if (handler.armState === Arm.held) this.#leave(this.#held, handler);
     else if (handler.armState === Arm.inFlight) this.#cancel(handler);

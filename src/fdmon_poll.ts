@@ -7,7 +7,7 @@
  */
 import { AioError, check, Errno } from "../ffi/errno.ts";
 import { SystemLayout } from "../ffi/layout.ts";
-import { allocateNative } from "../ffi/memory.ts";
+import { allocateNative, type NativeMemory } from "../ffi/memory.ts";
 import { PollEvent, type System } from "../ffi/system.ts";
 import type { AioHandler } from "./aio_handler.ts";
 import { type Fdmon, markFailed, markReady, type ReadyList } from "./fdmon.ts";
@@ -106,6 +106,12 @@ export class FdmonPoll implements Fdmon {
       else markReady(this.#ready, handler, revents);
     }
   }
+
+  delegateWait(): { readonly fds: NativeMemory; readonly count: number } {
+    return { fds: this.#table, count: this.#handlers.length };
+  }
+
+  endDelegation(): void {}
 
   dispose(): void {
     this.#handlers.length = 0;

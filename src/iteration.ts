@@ -13,6 +13,7 @@ import { type BottomHalfQueue, IDLE_BOTTOM_HALF_NS } from "./bottom_half.ts";
 import type { CallbackErrors } from "./callback_errors.ts";
 import type { ContextNotifier } from "./context_notifier.ts";
 import type { Dispatcher } from "./dispatcher.ts";
+import type { Fdmon } from "./fdmon.ts";
 import type { HandlerRegistry } from "./handler_registry.ts";
 import type { IterationTimes } from "./iteration_times.ts";
 import type { PollMode } from "./poll_mode.ts";
@@ -48,6 +49,8 @@ export class Iteration {
   changed = false;
   /** Longest time to sleep with nothing to do, in ns; negative: for ever. */
   longestSleepNs = -1;
+  /** The thread is not the loop's to sleep on: a wait collects and returns. */
+  sleepless = false;
   /** Other threads may wake the context. */
   shared = false;
   /** Times the backend was asked for events. */
@@ -66,6 +69,8 @@ export class Iteration {
   /** This iteration's poll pass ran. */
   #polled = false;
   #skippedWaits = 0;
+  /** When a sleep elsewhere began, where anybody learns from it; else 0. */
+  #sleepStartNs = 0;
 
   constructor(params: PollParams, parts: IterationParts) {
     this.params = params;
@@ -175,7 +180,8 @@ export class Iteration {
     const { fdmon } = this.#handlers;
     const times = this.#times;
     // What a callback has thrown is not to be slept over.
-    const mayBlock = times.timeoutNs !== 0 && !this.changed && !this.#errors.pending;
+    const mayBlock = times.timeoutNs !== 0 && !this.sleepless && !this.changed &&
+      !this.#errors.pending;
     if (mayBlock) this.#notifier.announce();
     // Leaving poll mode runs callbacks, so what they changed is looked at afterwards.
     const leave = mayBlock && this.#pollMode.started && !this.#notifier.notified;
@@ -196,6 +202,50 @@ export class Iteration {
     if ((found || !skip) && times.startNs !== 0) times.end();
     if (mayBlock) this.#notifier.withdraw();
     if (this.#trace.active) this.#trace.endWait(this.#dispatcher.pending);
+  }
+
+  /**
+   * Gets ready for another thread to wait in the loop's place, between iterations: leaves poll mode,
+   * announces the sleep, has every fd watched.
+   *
+   * @returns what to wait for, for as long as `times.timeoutNs` says, until `endSleep`; null where an
+   *   iteration is due
+   */
+  prepareSleep(): ReturnType<Fdmon["delegateWait"]> | null {
+    const { fdmon } = this.#handlers;
+    this.#handlers.walkDepth++;
+    let ready = false;
+    try {
+      this.changed = false;
+      this.#notifier.announce();
+      if (this.#pollMode.started) this.#pollMode.leave();
+      const waitable = fdmon.delegateWait();
+      fdmon.wait(false, false);
+      this.#times.begin(this.#timers.size !== 0 || this.#learns());
+      this.#computeTimeout();
+      this.#sleepStartNs = this.#times.startNs;
+      ready = this.#times.timeoutNs === 0 || !this.#maySleep();
+      if (!ready) return waitable;
+    } catch (error) {
+      ready = true;
+      this.#errors.report(error);
+    } finally {
+      this.#handlers.walkDepth--;
+      if (this.#handlers.walkDepth === 0) this.#handlers.releaseDeleted();
+      if (ready) this.endSleep();
+    }
+    return null;
+  }
+
+  /** The sleep that was prepared is over. */
+  endSleep(): void {
+    if (this.#sleepStartNs !== 0) {
+      this.#times.start();
+      this.#pollMode.budget.slept(this.#times.startNs - this.#sleepStartNs);
+      this.#sleepStartNs = 0;
+    }
+    this.#handlers.fdmon.endDelegation();
+    this.#notifier.withdraw();
   }
 
   /** Nothing has happened that the timeout does not know of. */

@@ -74,6 +74,11 @@ export class PollingBudget {
     }
   }
 
+  /** The loop has slept between iterations, which counts as blocked. */
+  slept(ns: number): void {
+    this.#blockedNs += Math.max(0, ns);
+  }
+
   /** The longest polling time of the listed handlers. */
   longest(params: PollParams): number {
     // An event from before this is too long ago for its handler to be polled for.

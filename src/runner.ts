@@ -32,6 +32,8 @@ export interface RunnerParts {
   readonly iteration: Iteration;
   /** One blocking iteration; returns whether it made progress, throws what callbacks throw. */
   readonly poll: () => boolean;
+  /** Somebody else drives the context. */
+  readonly isDriven: () => boolean;
   /** Whether anything in the context can happen without somebody changing it. */
   readonly isBusy: () => boolean;
   /** The system's time in ns. */
@@ -88,11 +90,11 @@ export class Runner {
   }
 
   #takeTurn(): void {
-    const { runJobs, iteration, isBusy } = this.#parts;
+    const { runJobs, iteration, isBusy, isDriven } = this.#parts;
     this.#scheduled = false;
     runJobs?.();
     if (this.#runs.size === 0) return;
-    if (!isBusy()) return this.#park();
+    if (isDriven() || !isBusy()) return this.#park();
     iteration.longestSleepNs = this.#turnNs;
     try {
       const progress = this.#iterate(this.#turnNs);

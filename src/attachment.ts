@@ -1,0 +1,170 @@
+/**
+ * `attach`: a context that lives inside Deno's own event loop.
+ *
+ * While there is work it takes turns with Deno: a turn is one task of Deno's loop, in which iterations
+ * and the promise jobs they make due alternate for a bounded time, and the next one comes through
+ * setImmediate, behind everything that Deno has to do by then. Without work poll mode is left, the
+ * sleep is announced, and a thread of the shim waits for the fds; neither uses the processor, and the
+ * process may end meanwhile unless `ref` says otherwise or requests are in flight. Whatever changes the context, or wakes it
+ * from another thread, brings the next turn about.
+ *
+ * Invariant: an attached context has a turn scheduled, or running, or sleeps with the waiter armed.
+ */
+import { Waiter } from "../ffi/waiter.ts";
+import type { Shim } from "../ffi/shim_symbols.ts";
+import type { System } from "../ffi/system.ts";
+import type { RunJobs } from "./host_loop.ts";
+import type { Iteration } from "./iteration.ts";
+import type { IterationTimes } from "./iteration_times.ts";
+import type { RequestQueue } from "./request_queue.ts";
+
+/** How long a turn keeps Deno's loop waiting while it makes progress, in ns. */
+const TURN_NS = 200_000;
+
+/** What an attachment is made of. */
+export interface AttachmentParts {
+  readonly shim: Shim;
+  readonly system: System;
+  readonly times: IterationTimes;
+  readonly requests: RequestQueue;
+  readonly iteration: Iteration;
+  /** Runs promise jobs; null where that cannot be done. */
+  readonly runJobs: RunJobs | null;
+  /** One iteration; returns whether it made progress, throws what callbacks throw. */
+  readonly poll: () => boolean;
+}
+
+/** Drives one context from Deno's loop. */
+export class Attachment {
+  readonly #parts: AttachmentParts;
+  #attached = false;
+  #scheduled = false;
+  #running = false;
+  #sleeping = false;
+  /** Whether it is to keep the process alive, and whether the waiter does. */
+  #wanted = false;
+  #keepsAlive = false;
+  #waiter: Waiter | null = null;
+  readonly #turn = (): void => {
+    this.#scheduled = false;
+    this.#takeTurn();
+  };
+
+  constructor(parts: AttachmentParts) {
+    this.#parts = parts;
+  }
+
+  /** Whether the context is attached. */
+  get attached(): boolean {
+    return this.#attached;
+  }
+
+  /** Begins to take turns. */
+  attach(): void {
+    this.#attached = true;
+    this.wake();
+  }
+
+  /** Takes no more turns, and ends the thread that waits. */
+  detach(): void {
+    if (!this.#attached) return;
+    this.#attached = false;
+    this.#endSleep();
+    this.#waiter?.dispose();
+    this.#waiter = null;
+  }
+
+  /** Keeps the process alive while the context sleeps. */
+  ref(): void {
+    this.#wanted = true;
+    this.#keepAlive();
+  }
+
+  /** Lets the process end while the context sleeps, unless requests are in flight. */
+  unref(): void {
+    this.#wanted = false;
+    this.#keepAlive();
+  }
+
+  #keepAlive(): void {
+    const keeps = this.#wanted || this.#parts.requests.inFlight !== 0;
+    if (this.#waiter === null || keeps === this.#keepsAlive) return;
+    if (keeps) this.#waiter.ref();
+    else this.#waiter.unref();
+    this.#keepsAlive = keeps;
+  }
+
+  /** The context has been changed: a turn is due. */
+  wake(): void {
+    if (!this.#attached || this.#scheduled || this.#running) return;
+    this.#endSleep();
+    this.#scheduled = true;
+    setImmediate(this.#turn);
+  }
+
+  #takeTurn(): void {
+    if (!this.#attached) return;
+    const { iteration } = this.#parts;
+    let progress = true;
+    this.#running = true;
+    iteration.sleepless = true;
+    try {
+      progress = this.#iterate();
+      if (!progress && this.#attached) progress = !this.#sleep();
+    } catch (error) {
+      // As with any other callback of Deno's loop: nobody else could catch it.
+      reportError(error);
+    } finally {
+      iteration.sleepless = false;
+      this.#running = false;
+    }
+    if (progress) this.wake();
+  }
+
+  /** Iterates for as long as that makes progress; whether there may be more to do. */
+  #iterate(): boolean {
+    const { runJobs, poll, system } = this.#parts;
+    runJobs?.();
+    const untilNs = system.now() + TURN_NS;
+    while (this.#attached) {
+      const progress = poll();
+      if (runJobs === null) return progress;
+      runJobs();
+      if (!progress) return false;
+      if (system.now() >= untilNs) return true;
+    }
+    return false;
+  }
+
+  /** Has the thread wait; false where there is something to do already. */
+  #sleep(): boolean {
+    const { iteration, system, times } = this.#parts;
+    const waiter = this.#waiter ??= this.#openWaiter();
+    const waitable = iteration.prepareSleep();
+    if (waitable === null) return false;
+    const { timeoutNs } = times;
+    this.#sleeping = true;
+    this.#keepAlive();
+    waiter.arm(waitable.fds, waitable.count, timeoutNs < 0 ? -1 : system.now() + timeoutNs);
+    return true;
+  }
+
+  #openWaiter(): Waiter {
+    const waiter = new Waiter(this.#parts.shim, () => {
+      // It may have been on its way when the sleep ended otherwise.
+      if (!this.#sleeping) return;
+      this.#sleeping = false;
+      this.#parts.iteration.endSleep();
+      this.#takeTurn();
+    });
+    this.#keepsAlive = false;
+    return waiter;
+  }
+
+  #endSleep(): void {
+    if (!this.#sleeping) return;
+    this.#sleeping = false;
+    this.#waiter!.disarm();
+    this.#parts.iteration.endSleep();
+  }
+}
