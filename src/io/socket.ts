@@ -168,7 +168,7 @@ export class AioSocket implements AsyncDisposable {
   /** Ends one direction or both; the peer receives what was sent, and then the end. */
   shutdown(how: ShutdownHow = "both"): void {
     const hows = { read: Shutdown.rd, write: Shutdown.wr, both: Shutdown.rdwr };
-    if (!Object.hasOwn(hows, how)) {
+    if (typeof how !== "string" || !Object.hasOwn(hows, how)) {
       const given = typeof how === "string" ? how : typeof how;
       throw new TypeError(`Cannot shut down as the direction is not read, write or both: ${given}`);
     }
