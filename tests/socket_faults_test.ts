@@ -287,6 +287,10 @@ eachLoop("connect, listen: failures say what and where", async (ctx) => {
     assertEquals(error.code, code, error.message);
     assert(error.message.includes(text), error.message);
   }
+  const [one, other] = adoptedPair(ctx);
+  const deaf = await rejection((async () => await ctx.listen({ fd: one.fd }))());
+  assert(/as it is no listening socket$/.test(deaf.message), deaf.message);
+  await Promise.all([one.close(), other.close()]);
   const unknown = await rejection(ctx.connect({ hostname: "nobody.invalid", port: 1 }));
   assert(unknown.message.startsWith('Cannot look up "nobody.invalid": '), unknown.message);
 });
