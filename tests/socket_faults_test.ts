@@ -1,6 +1,6 @@
 /** Sockets whose peers vanish, which are closed or cancelled at any moment, or misused. */
 import { assert, assertEquals } from "@std/assert";
-import { AioError, type AioSocket, type RequestView } from "../mod.ts";
+import type { AioError, AioSocket, RequestView } from "../mod.ts";
 import { importLine, newFolder, programWords, run } from "./child.ts";
 import { eachFdmon } from "./each_fdmon.ts";
 import { libc, makePair } from "./libc.ts";
@@ -21,7 +21,8 @@ import {
 
 eachFdmon("send: to a peer that is gone fails and kills nobody", async (_makeContext, fdmon) => {
   // Deno ignores SIGPIPE; a program in which that is not so would die of it.
-  const text = importLine("AioContext", "mod.ts") + importLine("makePair", "tests/libc.ts") + `
+  const text = importLine("AioContext", "mod.ts") +
+    importLine("libc as files, makePair", "tests/libc.ts") + `
     const SIGPIPE = 13, SIG_DFL = null;
     const libc = Deno.dlopen("libc.so.6", {
       signal: { parameters: ["i32", "pointer"], result: "pointer" },
@@ -38,9 +39,14 @@ eachFdmon("send: to a peer that is gone fails and kills nobody", async (_makeCon
         () => near.sendMessage([byte], [0]), () => near.send(ctx.buffers.allocate(1)),
       ]) codes.push(await send().then(() => "sent", ({ code }) => code));
       console.log(codes.join());
+      // So it would have died.
+      const [reader, writer] = makePair("pipe");
+      files.close(reader);
+      files.write(writer, byte, 1n);
     });`;
   const { code, stdout, stderr } = await run(programWords(text));
-  assertEquals([code, stdout], [0, "EPIPE,EPIPE,EPIPE,EPIPE,EPIPE\n"], stderr);
+  const SIGPIPE = 13;
+  assertEquals([code, stdout], [128 + SIGPIPE, "EPIPE,EPIPE,EPIPE,EPIPE,EPIPE\n"], stderr);
 });
 
 eachLoop("recv, send: a peer that resets in the middle is ECONNRESET", async (ctx) => {
@@ -216,6 +222,24 @@ eachLoop("close: an fd that does not block, as data comes", async (ctx) => {
   }
 });
 
+eachLoop("close, AbortSignal: from a completion just before one that has to wait", async (ctx) => {
+  for (const aborts of [true, false]) {
+    const [fd, other] = makePair("socket");
+    const near = ctx.adoptSocket(fd);
+    fcntl(fd, 4, 0o4000);
+    const control = new AbortController();
+    let closing: Promise<void> | null = null;
+    ctx.addSqe((sqe) => sqe.nop(), () => {
+      if (aborts) control.abort();
+      else closing = near.close();
+    });
+    const error = await rejection(near.recv(new Uint8Array(8), { signal: control.signal }));
+    assert(aborts ? error === control.signal.reason : (error as AioError).code === "ECANCELED");
+    await (closing ?? near.close());
+    libc.close(other);
+  }
+});
+
 const { fcntl } = Deno.dlopen("libc.so.6", {
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
 }).symbols;
@@ -291,6 +315,18 @@ eachLoop("connect, listen: failures say what and where", async (ctx) => {
   const deaf = await rejection((async () => await ctx.listen({ fd: one.fd }))());
   assert(/as it is no listening socket$/.test(deaf.message), deaf.message);
   await Promise.all([one.close(), other.close()]);
+  const bad: readonly (readonly [object, new (...args: never[]) => Error])[] = [
+    [{ noDelay: 1 }, TypeError],
+    [{ reusePort: "yes" }, TypeError],
+    [{ backlog: "1" }, TypeError],
+    [{ backlog: -1 }, RangeError],
+    [{ backlog: 0.5 }, RangeError],
+    [{ backlog: 2 ** 31 }, RangeError],
+  ];
+  for (const [options, kind] of bad) {
+    assert(await rejection((async () => await ctx.listen(LOOPBACK, options))()) instanceof kind);
+  }
+  assert(await rejection(ctx.connect(address, { noDelay: 0 as never })) instanceof TypeError);
   const unknown = await rejection(ctx.connect({ hostname: "nobody.invalid", port: 1 }));
   assert(unknown.message.startsWith('Cannot look up "nobody.invalid": '), unknown.message);
 });
