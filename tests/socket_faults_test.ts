@@ -222,24 +222,6 @@ eachLoop("close: an fd that does not block, as data comes", async (ctx) => {
   }
 });
 
-eachLoop("close, AbortSignal: from a completion just before one that has to wait", async (ctx) => {
-  for (const aborts of [true, false]) {
-    const [fd, other] = makePair("socket");
-    const near = ctx.adoptSocket(fd);
-    fcntl(fd, 4, 0o4000);
-    const control = new AbortController();
-    let closing: Promise<void> | null = null;
-    ctx.addSqe((sqe) => sqe.nop(), () => {
-      if (aborts) control.abort();
-      else closing = near.close();
-    });
-    const error = await rejection(near.recv(new Uint8Array(8), { signal: control.signal }));
-    assert(aborts ? error === control.signal.reason : (error as AioError).code === "ECANCELED");
-    await (closing ?? near.close());
-    libc.close(other);
-  }
-});
-
 const { fcntl } = Deno.dlopen("libc.so.6", {
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
 }).symbols;
