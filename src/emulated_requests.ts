@@ -1,16 +1,25 @@
 /**
  * Requests on backends without a ring: the same SQEs, carried out with plain system calls.
  *
- * Sockets are tried at once and, where they would block, again when the fd is ready; so are pipes
- * and the like. Files, which are always ready and may block all the same, are given to worker threads
- * of the shim, which report through an eventfd; so the loop never waits for a disk. Chains and
- * drains are refused. Invariant: a request in flight is either with the pool, or waits for the pool
- * to have room, or for its fd in the queue of exactly one FdWaiters.
+ * Sockets are tried at once and, where they would block, again when the fd is ready. Files, which
+ * are always ready and may block all the same, are given to worker threads of the shim, which report
+ * through an eventfd; so the loop never waits for a disk. Reads and writes of pipes and the like go
+ * to a thread too, once the fd is ready and one at a time, as the second might block for ever.
+ * Chains and drains are refused. Invariant: a request in flight is either with the pool, or waits
+ * for the pool to have room, or for its fd in the queue of exactly one FdWaiters.
  */
 import { AioError, Errno } from "../ffi/errno.ts";
 import { allocateNative, type NativeMemory } from "../ffi/memory.ts";
 import type { Shim } from "../ffi/shim_symbols.ts";
-import { CqeWord, loadNumber, SQE_WORDS, SqeFlag, SqeOp, SqeWord } from "../ffi/sqe.ts";
+import {
+  CqeWord,
+  loadNumber,
+  SQE_WORDS,
+  SqeFlag,
+  SqeOp,
+  SqeWord,
+  storeNumber,
+} from "../ffi/sqe.ts";
 import { PollEvent, type System } from "../ffi/system.ts";
 import { WorkerPool } from "../ffi/worker_pool.ts";
 import { FdWaiters, type WaitingRequests } from "./fd_waiters.ts";
@@ -27,6 +36,11 @@ const POOL_CAPACITY = 1024;
 const QUIESCE_NS = 2e9;
 
 const IN = PollEvent.in, OUT = PollEvent.out;
+
+const AT_EMPTY_PATH = 0x1000, STATX_TYPE = 1;
+/** Bytes of struct statx, and the half word of it that has the type. */
+const STATX_BYTES = 256, STATX_MODE = 28 / 2;
+const S_IFMT = 0o170000, S_IFREG = 0o100000, S_IFBLK = 0o060000;
 
 /** Opcodes that are tried on the loop's own thread, and the events they wait for. */
 const TRIED: ReadonlyMap<number, number> = new Map([
@@ -78,17 +92,29 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
   /** One struct pollfd. */
   readonly #pollFd = allocateNative(8);
   readonly #noTime = allocateNative(8);
+  /** The answer of statx(2), behind it an empty path, and the request for it. */
+  readonly #status = allocateNative(STATX_BYTES + 8);
+  readonly #statusMode = new Uint16Array(this.#status.buffer);
+  readonly #statusSqe = allocateNative(SQE_WORDS * 4);
   /** SQEs of requests that wait, by slot. */
   #saved: NativeMemory = allocateNative(64 * SQE_WORDS * 4);
   readonly #waiters = new Map<number, FdWaiters>();
   /** The fd each waiting request waits for, by slot. */
   readonly #waitingFor: FdWaiters[] = [];
+  /** The fd each transfer that a thread carries out is of, by slot; not those of files. */
+  readonly #transferring: (FdWaiters | null)[] = [];
   #pool: WorkerPool | null = null;
   /** Slots for which the pool has no room. */
   readonly #overflow: number[] = [];
 
   constructor(parts: EmulationParts) {
     this.#parts = parts;
+    const words = this.#statusSqe.i32, address = Number(this.#status.address);
+    words[SqeWord.opcode] = SqeOp.statx;
+    storeNumber(words, SqeWord.off, address);
+    storeNumber(words, SqeWord.addr, address + STATX_BYTES);
+    words[SqeWord.len] = STATX_TYPE;
+    words[SqeWord.opFlags] = AT_EMPTY_PATH;
   }
 
   start(request: AioRequest): void {
@@ -102,7 +128,7 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
     }
     words[SqeWord.opcode] &= 0xff;
     const opcode = words[SqeWord.opcode], fd = words[SqeWord.fd];
-    this.#begin(slot, opcode, fd);
+    this.#begin(request, opcode, fd);
     const { trace } = this.#parts;
     if (trace.wants("fdmon_io_uring_add_sqe")) {
       const off = loadNumber(words, SqeWord.off);
@@ -110,10 +136,16 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
     }
   }
 
-  #begin(slot: number, opcode: number, fd: number): void {
-    const events = opcode === SqeOp.pollAdd
+  #begin(request: AioRequest, opcode: number, fd: number): void {
+    const { slot } = request;
+    const isPoll = opcode === SqeOp.pollAdd;
+    const events = isPoll
       ? this.#sqe.i32[SqeWord.opFlags]
       : TRIED.get(opcode) ?? TRANSFERS.get(opcode);
+    if (isPoll && ((events! & (IN | OUT)) === 0 || (events! & ~(IN | OUT)) !== 0)) {
+      const what = `Cannot wait for the events ${events} of fd ${fd}`;
+      throw new AioError(what, "poll", Errno.EOPNOTSUPP, "only POLLIN and POLLOUT without a ring");
+    }
     if (events === undefined) {
       if (!FOR_THREADS.has(opcode)) {
         throw new AioError("Cannot make a request", "io_uring_enter", Errno.EOPNOTSUPP);
@@ -121,13 +153,32 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
       if (opcode === SqeOp.close) this.forget(fd);
       return this.#submit(slot);
     }
-    const isPoll = opcode === SqeOp.pollAdd;
-    if (isPoll && (events & (IN | OUT)) === 0) {
-      throw new AioError("Cannot wait for these events", "poll", Errno.EOPNOTSUPP);
-    }
+    if (TRANSFERS.has(opcode) && this.#hasPositions(fd)) return this.#submit(slot);
     // Behind those that wait, as otherwise bytes would be read or sent out of turn.
-    const busy = events !== 0 && !isPoll && this.#waiters.get(fd)?.hasWaiting(events) === true;
-    if (busy || !this.#attempt(slot, opcode, fd, events)) this.#wait(slot, fd, events);
+    const busy = events !== 0 && !isPoll && this.#waiters.get(fd)?.isBusy(events) === true;
+    if (!busy && this.#attempt(slot, opcode, fd, events)) return;
+    this.#save(slot);
+    const waiters = this.#waitingFor[slot] = this.#waitersOf(fd);
+    waiters.add(slot, events, isPoll, request.tellsClosing);
+  }
+
+  /** It is a file or a disk, which are always ready and of which any part can be had. */
+  #hasPositions(fd: number): boolean {
+    const { shim, system } = this.#parts;
+    this.#statusSqe.i32[SqeWord.fd] = fd;
+    system.calls++;
+    if (shim.aio_execute(this.#statusSqe.pointer) < 0) return false;
+    const type = this.#statusMode[STATX_MODE] & S_IFMT;
+    return type === S_IFREG || type === S_IFBLK;
+  }
+
+  #waitersOf(fd: number): FdWaiters {
+    let waiters = this.#waiters.get(fd);
+    if (waiters === undefined) {
+      waiters = new FdWaiters(fd, this.#parts.handlers, this);
+      this.#waiters.set(fd, waiters);
+    }
+    return waiters;
   }
 
   /** Carries the request in `#sqe` out, or hands it to a thread; false where its fd is not ready. */
@@ -138,10 +189,11 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
     if (asks) {
       const revents = this.#ready(fd, events);
       if (revents === 0) return false;
-      if (revents < 0) queue.completed(slot, revents, 0);
-      else if (opcode === SqeOp.pollAdd) queue.completed(slot, revents, 0);
-      else if (opcode !== SqeOp.accept) this.#submit(slot);
-      if (revents < 0 || opcode !== SqeOp.accept) return true;
+      if (revents < 0 || opcode === SqeOp.pollAdd) {
+        queue.completed(slot, revents, 0);
+        return true;
+      }
+      if (opcode !== SqeOp.accept) return this.#transfer(slot, fd, events);
     }
     system.calls++;
     const result = shim.aio_execute(this.#sqe.pointer);
@@ -167,20 +219,13 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
     return (revents & PollEvent.invalid) !== 0 ? -Errno.EBADF : revents;
   }
 
-  #wait(slot: number, fd: number, events: number): void {
-    let waiters = this.#waiters.get(fd);
-    if (waiters === undefined) {
-      waiters = new FdWaiters(fd, this.#parts.handlers, this);
-      this.#waiters.set(fd, waiters);
-    }
-    this.#save(slot);
-    this.#waitingFor[slot] = waiters;
-    try {
-      waiters.add(slot, events, this.#sqe.i32[SqeWord.opcode] === SqeOp.pollAdd);
-    } catch (error) {
-      if (waiters.empty) this.forget(fd);
-      throw error;
-    }
+  /** Has a thread carry out a transfer that will not block. */
+  #transfer(slot: number, fd: number, events: number): true {
+    this.#submit(slot);
+    const waiters = this.#waitersOf(fd);
+    this.#transferring[slot] = waiters;
+    waiters.begin(slot, events);
+    return true;
   }
 
   #save(slot: number): void {
@@ -209,6 +254,15 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
   /** The fd of waiting requests cannot be watched. */
   fail(slot: number, errno: number): void {
     this.#parts.queue.completed(slot, -errno, 0);
+  }
+
+  /** A thread has ended with a request, or is not going to begin. */
+  #ended(slot: number, result: number): void {
+    this.#parts.queue.completed(slot, result, 0);
+    const waiters = this.#transferring[slot] ?? null;
+    if (waiters === null) return;
+    this.#transferring[slot] = null;
+    waiters.end(slot);
   }
 
   /** The fd is about to be closed: nobody watches it any more, and who waits for it is cancelled. */
@@ -246,11 +300,11 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
   }
 
   #reap(): void {
-    const pool = this.#pool!, { queue } = this.#parts;
+    const pool = this.#pool!;
     const count = pool.reap();
     for (let number = 0; number < count; number++) {
       const at = pool.cqeIndex(number);
-      queue.completed(pool.cqes[at + CqeWord.userData], pool.cqes[at + CqeWord.res], 0);
+      this.#ended(pool.cqes[at + CqeWord.userData], pool.cqes[at + CqeWord.res]);
     }
     let next = 0;
     for (; next < this.#overflow.length && !pool.full; next++) {
@@ -265,7 +319,7 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
     const place = this.#overflow.indexOf(slot);
     if (place !== -1) {
       this.#overflow.splice(place, 1);
-      queue.completed(slot, -Errno.ECANCELED, 0);
+      this.#ended(slot, -Errno.ECANCELED);
     } else if (this.#waitingFor[slot]?.remove(slot) === true) {
       queue.completed(slot, -Errno.ECANCELED, 0);
     } else {
@@ -292,7 +346,8 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
 
   dispose(): void {
     this.#waiters.clear();
-    this.#pool?.dispose();
+    // A thread that is stuck in the kernel keeps what it uses: there is no way to end it.
+    if (this.#pool?.inFlight === 0) this.#pool.dispose();
     this.#pool = null;
   }
 }

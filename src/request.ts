@@ -28,6 +28,11 @@ export abstract class AioRequest {
     return false;
   }
 
+  /** Whether its fd is closed by a request, so that the device hears of it. */
+  get tellsClosing(): boolean {
+    return false;
+  }
+
   /** Whether the next request added is linked to it. */
   get links(): boolean {
     return false;

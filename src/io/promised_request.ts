@@ -78,6 +78,10 @@ export class IoRequest extends AioRequest {
     this.#io.again(this);
   }
 
+  override get tellsClosing(): boolean {
+    return true;
+  }
+
   get held(): unknown {
     return this.memory;
   }
