@@ -1,7 +1,7 @@
 /**
  * What a context has for requests: their queue, and all that is made when the first one is.
  *
- * The device that carries requests out is the backend itself where it has a ring; otherwise it is
+ * The device that carries requests out is the backend itself where it has a ring; what that lacks is
  * put together from readiness and worker threads. Nothing here is opened before it is needed.
  */
 import type { Shim } from "../ffi/shim_symbols.ts";
@@ -22,6 +22,7 @@ import {
   Sqe,
   SqeRequest,
 } from "./sqe_request.ts";
+import { RingFallback } from "./ring_fallback.ts";
 import type { Trace } from "./trace.ts";
 
 /** What the requests of a context need of it. */
@@ -94,7 +95,9 @@ export class ContextRequests {
   #openDevice(): RequestDevice {
     const handlers = this.#handlers!;
     const { shim, system, trace } = this.#parts;
-    return handlers.fdmon.requests ??
-      new EmulatedRequests({ shim, system, handlers, queue: this.queue, trace });
+    const parts = { shim, system, handlers, queue: this.queue, trace };
+    const emulate = () => new EmulatedRequests(parts);
+    const ring = handlers.fdmon.requests;
+    return ring === null ? emulate() : new RingFallback(ring, emulate);
   }
 }

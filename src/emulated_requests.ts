@@ -330,10 +330,10 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
 
   quiesce(requests: readonly AioRequest[]): void {
     for (const request of requests) this.cancel(request);
-    const { queue, system, shim } = this.#parts;
+    const { system, shim } = this.#parts;
     const untilNs = system.now() + QUIESCE_NS;
     const left = allocateNative(8);
-    while (queue.running > 0 && this.#pool !== null) {
+    while (this.#pool !== null && this.#pool.inFlight > 0) {
       left.f64[0] = untilNs - system.now();
       if (left.f64[0] <= 0) return;
       this.#pollFd.i32[0] = this.#pool.fd;
