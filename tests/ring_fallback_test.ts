@@ -1,6 +1,6 @@
 /** Files on a ring of an older kernel: one that says it lacks operations, as ftruncate before 6.9. */
 import { assertEquals, assertThrows } from "@std/assert";
-import { AioContext, AioError } from "../mod.ts";
+import { type AioContext, AioError } from "../mod.ts";
 import { loadLiburing } from "../ffi/library.ts";
 import { SqeOp } from "../ffi/sqe.ts";
 import { compileLibrary } from "./compile.ts";
