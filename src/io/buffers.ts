@@ -52,7 +52,7 @@ const sharedLengthOf = getterOf(SharedArrayBuffer.prototype, "byteLength");
 
 /** Memory for the requests of a context. */
 export class AioBuffers {
-  #slab: ArrayBufferLike = new ArrayBuffer(0);
+  #slab = new Uint8Array(0);
   #used = 0;
   /** Free copies by size: a page first, then twice as much each. */
   readonly #copies: Uint8Array<ArrayBuffer>[][] = [];
@@ -84,14 +84,14 @@ export class AioBuffers {
         }`,
       );
     }
-    if (byteLength > SLAB_BYTES / 4) return viewOf(makeMemory(byteLength), 0, byteLength);
+    if (byteLength > SLAB_BYTES / 4) return makeMemory(byteLength);
     let start = Math.ceil(this.#used / alignment) * alignment;
-    if (start + byteLength > this.#slab.byteLength) {
+    if (start + byteLength > this.#slab.length) {
       this.#slab = makeMemory(SLAB_BYTES);
       start = 0;
     }
     this.#used = start + byteLength;
-    return viewOf(this.#slab, start, byteLength);
+    return this.#slab.subarray(start, this.#used);
   }
 
   /** Memory of at least this size, up to `COPY_BYTES_MAX`, to be given back with `giveBack`. */
@@ -182,29 +182,31 @@ function learnAddress(buffer: ArrayBufferLike): number {
 }
 
 function rememberAddress(buffer: ArrayBufferLike): number {
-  const pointer = Deno.UnsafePointer.of(new Uint8Array(buffer as ArrayBuffer));
+  const pointer = Deno.UnsafePointer.of(bytesFrom(buffer));
   const address = Number(Deno.UnsafePointer.value(pointer));
   addresses.set(buffer, address);
   return address;
 }
 
-/** Memory that nobody can detach, from 64 KiB on. */
-function makeMemory(byteLength: number): ArrayBufferLike {
+/** Memory that nobody can detach, which begins at a multiple of `WASM_PAGE`. */
+function makeMemory(byteLength: number): Uint8Array<ArrayBuffer> {
   const pages = Math.ceil(byteLength / WASM_PAGE);
-  let buffer: ArrayBufferLike;
   try {
-    buffer = new WebAssembly.Memory({ initial: pages, maximum: pages }).buffer;
+    const { buffer } = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    rememberAddress(buffer);
+    return bytesFrom(buffer, 0, byteLength);
   } catch (error) {
     // Each takes gigabytes of address space, which may run out: shared memory takes no more than
     // its size, but not everybody accepts it.
     if (!(error instanceof RangeError)) throw error;
-    buffer = new SharedArrayBuffer(pages * WASM_PAGE);
   }
-  rememberAddress(buffer);
-  return buffer;
+  // It begins anywhere.
+  const buffer = new SharedArrayBuffer(byteLength + WASM_PAGE);
+  const start = -rememberAddress(buffer) & (WASM_PAGE - 1);
+  return bytesFrom(buffer, start, byteLength);
 }
 
-function viewOf(buffer: ArrayBufferLike, start: number, length: number): Uint8Array<ArrayBuffer> {
+function bytesFrom(buffer: ArrayBufferLike, start = 0, length?: number): Uint8Array<ArrayBuffer> {
   return new Uint8Array(buffer as ArrayBuffer, start, length);
 }
 
