@@ -21,8 +21,6 @@ export const libc = Deno.dlopen("libc.so.6", {
   read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
   // ssize_t write(int fd, const void *buffer, size_t length)
   write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
-  // int fcntl(int fd, int command, ...)
-  fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
   // int eventfd(unsigned int value, int flags)
   eventfd: { parameters: ["u32", "i32"], result: "i32" },
 }).symbols;

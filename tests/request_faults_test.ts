@@ -129,33 +129,6 @@ eachFdmon("AioFile: a signal that is aborted before, while and after", async (ma
   libc.close(output);
 });
 
-eachFdmon("read: aborted while its fd turns readable, it has bytes or the reason", async (
-  makeContext,
-) => {
-  const [left, right] = makePair("socket");
-  using ctx = makeContext();
-  await ctx.run(async () => {
-    // Non-blocking, so that a ring too waits for readiness first.
-    Deno.readTextFileSync(`/proc/self/fdinfo/${left}`);
-    libc.fcntl(left, 4, 0o4000);
-    await using reader = await ctx.openFile({ fd: left });
-    for (let round = 0; round < 50; round++) {
-      const buffer = new Uint8Array(8), controller = new AbortController();
-      const read = reader.read(buffer, 0, controller).catch((error) => error.name);
-      ctx.poll(false);
-      ctx.poll(false);
-      libc.write(right, new Uint8Array([7, 7, 7]), 3n);
-      ctx.addSqe((sqe) => sqe.nop(), () => controller.abort());
-      const result = await read;
-      if (result === 3) continue;
-      assertEquals(result, "AbortError");
-      assertEquals(buffer, new Uint8Array(8), "bytes of a read that was aborted");
-      assertEquals(await reader.read(buffer, 0), 3);
-    }
-  });
-  libc.close(right);
-});
-
 eachFdmon("AioFile: aborts at any time lose no request and no byte", async (makeContext) => {
   const random = new Random(SEED);
   const [input, output] = makePair("pipe");
