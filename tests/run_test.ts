@@ -80,6 +80,21 @@ eachWay("run: promise jobs run between the phases of requests, as many as there 
   });
 });
 
+eachFdmon("run: requests follow each other within one turn of Deno's loop", async (makeContext) => {
+  using ctx = makeContext();
+  await ctx.run(async () => {
+    let turns = 0, counting = true;
+    const count = () => void (counting && (turns++, setImmediate(count)));
+    setImmediate(count);
+    for (let round = 0; round < 1000; round++) {
+      await new Promise((resolve) => ctx.addSqe((sqe) => sqe.nop(), resolve));
+    }
+    counting = false;
+    // One turn each is what it takes without Deno's way to run jobs.
+    assert(turns < 500, `${turns} turns`);
+  });
+});
+
 eachWay("run: what a callback throws rejects all runs, and the context goes on", async (
   makeContext,
 ) => {
