@@ -11,8 +11,8 @@
  * Requests share the ring and the enter. Cancellations are held back until then too: a caller's
  * chain of linked requests must not have an SQE of the loop in its middle, which would cut it.
  *
- * Who asked for a completion is told by its user_data. A slot number, never a pointer, is the lower half of the
- * user_data, and the upper half says whose slots are meant: handlers' or requests'. A slot is reused
+ * Who asked for a completion is told by its user_data. A slot number, never a pointer, is the lower
+ * half of it, and the upper half says whose slots are meant: handlers' or requests'. A slot is reused
  * only when no request of it is in flight; slot 0 is nobody. Invariant: a handler is in `#pending` or
  * `#held` exactly when its armState says so, and `#slots[handler.slot]` is the handler while it has
  * a slot.

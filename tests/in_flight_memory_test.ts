@@ -12,7 +12,7 @@ function program(fdmon: string, text: string) {
       /** Takes the memory that was freed, and marks it. */
       const churn = () => {
         const blocks = [];
-        for (let round = 0; round < 20; round++) {
+        for (let round = 0; round < 8; round++) {
           gc();
           for (const size of [16, 4096, 65_536, 300_000, 1 << 20]) {
             blocks.push(new Uint8Array(size).fill(0xee), new Uint8Array(new SharedArrayBuffer(size)).fill(0xee));
