@@ -24,6 +24,7 @@ import {
   refusePosting,
   requireFunction,
 } from "./context_types.ts";
+import { DelegatedSleep } from "./delegated_sleep.ts";
 import type { HandlerRegistry } from "./handler_registry.ts";
 import { findRunJobs } from "./host_loop.ts";
 import { AioFile, type OpenFileOptions } from "./io/aio_file.ts";
@@ -64,6 +65,7 @@ export class AioContext implements Disposable {
   readonly #iteration: Iteration;
   readonly #runner: Runner;
   readonly #attachment: Attachment;
+  readonly #sleep: DelegatedSleep;
   #tornDown = false;
   #polls = 0;
 
@@ -86,12 +88,10 @@ export class AioContext implements Disposable {
     this.#handlers = parts.handlers;
     this.#requests = parts.requests;
     this.#iteration = parts.iteration;
-    const driver = {
-      runJobs: findRunJobs(),
-      iteration: this.#iteration,
-      poll: () => this.poll(true),
-    };
-    this.#attachment = new Attachment({ ...parts, ...driver, requests: parts.requests.queue });
+    this.#sleep = new DelegatedSleep(parts);
+    const poll = () => this.poll(true);
+    const driver = { ...parts, runJobs: findRunJobs(), poll, sleep: this.#sleep };
+    this.#attachment = new Attachment({ ...driver, requests: parts.requests.queue });
     this.#runner = new Runner({
       ...driver,
       isDriven: () => this.#attachment.attached,
@@ -242,7 +242,7 @@ export class AioContext implements Disposable {
   /**
    * Calls a function and drives the context until the promise that it returns is settled. Promise
    * jobs run between iterations; Deno's own timers and I/O have their turn every millisecond, and
-   * every 10 ms at the latest where nothing happens in the context. Several runs may go on at once.
+   * all the time where nothing happens in the context. Several runs may go on at once.
    *
    * @param task called at once
    * @param options a signal that ends the run; what the task has begun goes on until the context is
@@ -261,23 +261,22 @@ export class AioContext implements Disposable {
   }
 
   /**
-   * Lets the context live inside Deno's own event loop: it takes turns with Deno while there is work,
-   * and sleeps without using the processor. It does not keep the process alive while it sleeps without
-   * requests in flight, unless `ref` was called. What callbacks throw is reported as uncaught. Attaching twice is
-   * harmless.
+   * Lets the context live inside Deno's own event loop, with which it takes turns. Asleep it keeps the
+   * process alive only with requests in flight, or after `ref`. What callbacks throw is uncaught.
    */
   attach(): void {
     this.#requireOpen("attach");
     this.#attachment.attach();
+    this.#runner.wake(); // Which sees that somebody else drives the context now.
   }
 
   /** Takes the context out of Deno's loop: it is polled by hand again, or by `run`. */
   detach(): void {
     this.#attachment.detach();
-    if (this.#runner.parked) this.#runner.wake();
+    if (this.#runner.resting) this.#runner.wake();
   }
 
-  /** Keeps the process alive while the context is attached, though it sleeps. */
+  /** Keeps the process alive while the context is attached. */
   ref(): void {
     this.#attachment.ref();
   }
@@ -365,6 +364,7 @@ export class AioContext implements Disposable {
   [Symbol.dispose](): void {
     if (this.#iteration.disposed) return;
     this.#attachment.detach();
+    this.#sleep.dispose();
     this.#iteration.disposed = true;
     this.#iteration.changed = true;
     this.#parts.timers.clear();
@@ -378,7 +378,7 @@ export class AioContext implements Disposable {
   #noteChange(): void {
     this.#iteration.changed = true;
     if (this.#attachment.attached) this.#attachment.wake();
-    else if (this.#runner.parked) this.#runner.wake();
+    else if (this.#runner.resting) this.#runner.wake();
   }
 
   /** Whether anything can happen that nobody on this thread begins. */

@@ -10,12 +10,10 @@
  *
  * Invariant: an attached context has a turn scheduled, or running, or sleeps with the waiter armed.
  */
-import { Waiter } from "../ffi/waiter.ts";
-import type { Shim } from "../ffi/shim_symbols.ts";
 import type { System } from "../ffi/system.ts";
+import type { DelegatedSleep } from "./delegated_sleep.ts";
 import type { RunJobs } from "./host_loop.ts";
 import type { Iteration } from "./iteration.ts";
-import type { IterationTimes } from "./iteration_times.ts";
 import type { RequestQueue } from "./request_queue.ts";
 
 /** How long a turn keeps Deno's loop waiting while it makes progress, in ns. */
@@ -23,11 +21,10 @@ const TURN_NS = 200_000;
 
 /** What an attachment is made of. */
 export interface AttachmentParts {
-  readonly shim: Shim;
   readonly system: System;
-  readonly times: IterationTimes;
-  readonly requests: RequestQueue;
   readonly iteration: Iteration;
+  readonly requests: RequestQueue;
+  readonly sleep: DelegatedSleep;
   /** Runs promise jobs; null where that cannot be done. */
   readonly runJobs: RunJobs | null;
   /** One iteration; returns whether it made progress, throws what callbacks throw. */
@@ -40,11 +37,8 @@ export class Attachment {
   #attached = false;
   #scheduled = false;
   #running = false;
-  #sleeping = false;
-  /** Whether it is to keep the process alive, and whether the waiter does. */
+  /** The process is to stay alive also where no requests are in flight. */
   #wanted = false;
-  #keepsAlive = false;
-  #waiter: Waiter | null = null;
   readonly #turn = (): void => {
     this.#scheduled = false;
     this.#takeTurn();
@@ -65,13 +59,11 @@ export class Attachment {
     this.wake();
   }
 
-  /** Takes no more turns, and ends the thread that waits. */
+  /** Takes no more turns. */
   detach(): void {
     if (!this.#attached) return;
     this.#attached = false;
-    this.#endSleep();
-    this.#waiter?.dispose();
-    this.#waiter = null;
+    this.#parts.sleep.dispose();
   }
 
   /** Keeps the process alive while the context sleeps. */
@@ -87,17 +79,18 @@ export class Attachment {
   }
 
   #keepAlive(): void {
-    const keeps = this.#wanted || this.#parts.requests.inFlight !== 0;
-    if (this.#waiter === null || keeps === this.#keepsAlive) return;
-    if (keeps) this.#waiter.ref();
-    else this.#waiter.unref();
-    this.#keepsAlive = keeps;
+    const { sleep } = this.#parts;
+    if (this.#attached && sleep.active) sleep.keepAlive(this.#isNeeded());
+  }
+
+  #isNeeded(): boolean {
+    return this.#wanted || this.#parts.requests.inFlight !== 0;
   }
 
   /** The context has been changed: a turn is due. */
   wake(): void {
     if (!this.#attached || this.#scheduled || this.#running) return;
-    this.#endSleep();
+    this.#parts.sleep.end();
     this.#scheduled = true;
     setImmediate(this.#turn);
   }
@@ -136,35 +129,8 @@ export class Attachment {
     return false;
   }
 
-  /** Has the thread wait; false where there is something to do already. */
+  /** Leaves the thread to Deno; false where there is something to do already. */
   #sleep(): boolean {
-    const { iteration, system, times } = this.#parts;
-    const waiter = this.#waiter ??= this.#openWaiter();
-    const waitable = iteration.prepareSleep();
-    if (waitable === null) return false;
-    const { timeoutNs } = times;
-    this.#sleeping = true;
-    this.#keepAlive();
-    waiter.arm(waitable.fds, waitable.count, timeoutNs < 0 ? -1 : system.now() + timeoutNs);
-    return true;
-  }
-
-  #openWaiter(): Waiter {
-    const waiter = new Waiter(this.#parts.shim, () => {
-      // It may have been on its way when the sleep ended otherwise.
-      if (!this.#sleeping) return;
-      this.#sleeping = false;
-      this.#parts.iteration.endSleep();
-      this.#takeTurn();
-    });
-    this.#keepsAlive = false;
-    return waiter;
-  }
-
-  #endSleep(): void {
-    if (!this.#sleeping) return;
-    this.#sleeping = false;
-    this.#waiter!.disarm();
-    this.#parts.iteration.endSleep();
+    return this.#parts.sleep.begin(this.#isNeeded(), () => this.#takeTurn());
   }
 }

@@ -3,13 +3,14 @@
  *
  * It works in turns. A turn is one task of Deno's loop in which iterations and the promise jobs they
  * make due alternate, so a request costs no trip through Deno's loop. Between two turns Deno's own
- * timers and I/O have theirs: a turn lasts, and sleeps, a millisecond at first, and longer the longer
- * nothing happens, up to a bound. When nothing in the context can ever happen the thread is left to
- * Deno until the context is changed. When Deno has nothing to wait for either, that is a deadlock:
+ * timers and I/O have theirs: a turn lasts, and sleeps, a millisecond at first and a few where nothing
+ * happens; then another thread waits in the loop's place, and this one is Deno's alone. When nothing
+ * in the context can ever happen nobody waits for it until it is changed. When Deno has nothing to wait for either, that is a deadlock:
  * Deno ends, but the promise rejects before; at the top level of a module Deno itself says which
- * `await` it is. Invariant: while runs are unsettled a turn is scheduled, or running, or the runner
- * is parked.
+ * `await` it is. Invariant: while runs are unsettled a turn is scheduled, or running, or the context
+ * sleeps, or the runner is parked.
  */
+import type { DelegatedSleep } from "./delegated_sleep.ts";
 import type { RunJobs } from "./host_loop.ts";
 import { heedSignal, ignoreSignal, readSignal } from "./io/request_signal.ts";
 import type { Iteration } from "./iteration.ts";
@@ -21,7 +22,7 @@ export interface RunOptions {
 }
 
 /** How long a turn keeps Deno's loop waiting, in ns: while things happen, and at most. */
-const BUSY_TURN_NS = 1e6, IDLE_TURN_NS = 10e6;
+const BUSY_TURN_NS = 1e6, IDLE_TURN_NS = 4e6;
 /** Iterations between two looks at the clock. */
 const ITERATIONS_PER_LOOK = 8;
 
@@ -34,6 +35,8 @@ export interface RunnerParts {
   readonly poll: () => boolean;
   /** Somebody else drives the context. */
   readonly isDriven: () => boolean;
+  /** Leaves the thread to Deno while nothing happens. */
+  readonly sleep: DelegatedSleep;
   /** Whether anything in the context can happen without somebody changing it. */
   readonly isBusy: () => boolean;
   /** The system's time in ns. */
@@ -47,6 +50,7 @@ export class Runner {
   readonly #runs = new Set<(error: unknown) => void>();
   #scheduled = false;
   #parked = false;
+  #sleeping = false;
   #turnNs = BUSY_TURN_NS;
   readonly #turn = (): void => this.#takeTurn();
   readonly #denoEnds = (event: Event): void => this.#reportDeadlock(event);
@@ -72,21 +76,29 @@ export class Runner {
     } finally {
       this.#runs.delete(reject);
       if (signal !== null) ignoreSignal(signal, abort);
-      if (this.#runs.size === 0) this.#unpark();
+      if (this.#runs.size === 0) this.#rest();
     }
   }
 
   /** The context has been changed: there may be something to do. */
   wake(): void {
-    this.#unpark();
+    this.#rest();
     if (this.#scheduled || this.#runs.size === 0) return;
     this.#scheduled = true;
     setImmediate(this.#turn);
   }
 
-  /** Whether nobody drives the context although runs are not settled. */
-  get parked(): boolean {
-    return this.#parked;
+  /** Whether the thread is Deno's although runs are not settled: changes have to be told. */
+  get resting(): boolean {
+    return this.#parked || this.#sleeping;
+  }
+
+  /** Neither sleeps nor is parked any more. */
+  #rest(): void {
+    this.#unpark();
+    if (!this.#sleeping) return;
+    this.#sleeping = false;
+    this.#parts.sleep.end();
   }
 
   #takeTurn(): void {
@@ -98,7 +110,9 @@ export class Runner {
     iteration.longestSleepNs = this.#turnNs;
     try {
       const progress = this.#iterate(this.#turnNs);
+      const idle = !progress && this.#turnNs === IDLE_TURN_NS;
       this.#turnNs = progress ? BUSY_TURN_NS : Math.min(this.#turnNs * 2, IDLE_TURN_NS);
+      if (idle && this.#runs.size !== 0 && isBusy() && this.#sleep()) return;
     } catch (error) {
       this.#rejectAll(error);
     } finally {
@@ -123,6 +137,16 @@ export class Runner {
       if (iterations % ITERATIONS_PER_LOOK === 0 && now() >= untilNs) break;
     }
     return progress;
+  }
+
+  /** Leaves the thread to Deno until something happens; false where it has already. */
+  #sleep(): boolean {
+    this.#parts.iteration.longestSleepNs = -1;
+    this.#sleeping = this.#parts.sleep.begin(true, () => {
+      this.#sleeping = false;
+      this.#takeTurn();
+    });
+    return this.#sleeping;
   }
 
   /** Leaves the thread to Deno's loop, until the context is changed. */
