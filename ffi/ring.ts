@@ -89,6 +89,8 @@ const EXT_ARG_TS = RingLayout.io_uring_getevents_arg.ts / 4;
 const TV_SEC = RingLayout.__kernel_timespec.tv_sec / 4;
 const TV_NSEC = RingLayout.__kernel_timespec.tv_nsec / 4;
 
+/** Words of an SQE that are written to: all up to the user data. */
+const WRITTEN_WORDS = SqeWord.userData + 2;
 const LINK_FLAGS = SqeFlag.ioLink | SqeFlag.ioHardlink;
 
 const PROBE_OPS = 256;
@@ -274,8 +276,8 @@ export class Ring {
   nextSqe(): number {
     const at = (this.#tail & this.#sqMask) * SQE_WORDS;
     const words = this.sqes;
-    // Half of what `fill` takes.
-    for (let word = at; word < at + SQE_WORDS; word++) words[word] = 0;
+    // Half of what `fill` takes. Nobody ever writes to what stands behind the user data.
+    for (let word = at; word < at + WRITTEN_WORDS; word++) words[word] = 0;
     return at;
   }
 

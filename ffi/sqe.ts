@@ -74,11 +74,13 @@ export const CqeWord = {
 export const CqeFlag = { more: 1 << 1 } as const;
 
 const TWO_32 = 2 ** 32;
+/** Exact, as a power of two is, and faster than a division. */
+const ONE_BY_TWO_32 = 2 ** -32;
 
 /** Stores a whole number of up to 53 bits, which may be negative, in two words. */
 export function storeNumber(words: Int32Array, at: number, value: number): void {
   words[at] = value;
-  words[at + 1] = Math.floor(value / TWO_32);
+  words[at + 1] = Math.floor(value * ONE_BY_TWO_32);
 }
 
 /** The number in two words. */

@@ -144,9 +144,10 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
 
   start(request: AioRequest): void {
     const ring = this.#ring;
-    const continues = ring.chained && request.continuesChain;
+    const chained = ring.chained;
+    const continues = chained && request.continuesChain;
     if (!continues) {
-      ring.endChain();
+      if (chained) ring.endChain();
       this.#chainLength = 0;
       // One of them may mean the last request that had this slot.
       this.#submitCancels();

@@ -122,11 +122,14 @@ export class Location {
    * @throws {TypeError} when it is no view of memory that can be used
    */
   locate(view: RequestView): boolean {
-    if (!ArrayBuffer.isView(view)) {
-      throw new TypeError(`Cannot use the buffer as it is no view of memory: ${typeof view}`);
+    let array: RequestView = view, buffer: ArrayBufferLike;
+    try {
+      buffer = bufferOf.call(view);
+    } catch {
+      // No typed array.
+      array = arrayOfView(view);
+      buffer = bufferOf.call(array);
     }
-    const array = tagOf.call(view) === undefined ? arrayOf(view) : view;
-    const buffer: ArrayBufferLike = bufferOf.call(array);
     this.byteLength = byteLengthOf.call(array);
     if (buffer !== this.buffer) {
       const base = addresses.get(buffer) ?? learnAddress(buffer);
@@ -137,6 +140,11 @@ export class Location {
     this.address = this.#base + byteOffsetOf.call(array);
     return true;
   }
+}
+
+function arrayOfView(view: unknown): Uint8Array {
+  if (ArrayBuffer.isView(view)) return arrayOf(view);
+  throw new TypeError(`Cannot use the buffer as it is no view of memory: ${typeof view}`);
 }
 
 function arrayOf(view: ArrayBufferView): Uint8Array {
