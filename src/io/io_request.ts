@@ -55,16 +55,8 @@ export class IoRequests {
   readonly #cached: CachedReads;
   readonly #free: IoRequest[] = [];
   readonly #location = new Location();
-  #current: IoRequest | null = null;
   /** Requests whose turn has come: more than one only where one fails. */
   readonly #due: IoRequest[] = [];
-  readonly #executor = (
-    resolve: (result: number) => void,
-    reject: (error: unknown) => void,
-  ): void => {
-    this.#current!.resolve = resolve;
-    this.#current!.reject = reject;
-  };
 
   /** @param requireOpen throws where the context is disposed */
   constructor(
@@ -357,8 +349,10 @@ export class IoRequests {
   }
 
   #add(request: IoRequest, signal: AbortSignal | null): Promise<number> {
-    this.#current = request;
-    const promise = new Promise<number>(this.#executor);
+    const promise = new Promise<number>((resolve, reject) => {
+      request.resolve = resolve;
+      request.reject = reject;
+    });
     if (signal !== null) {
       request.signal = signal;
       request.onAbort ??= () => this.cancel(request);
