@@ -6,12 +6,13 @@
  * mappings left at the end; whoever runs it sees crashes and hangs. A blocking poll is only called
  * with a notify pending or a timer armed. Only fds made here are ever written to or closed.
  *
- * Arguments: seed, calls.
+ * Arguments: seed, calls, and `requests` where those are among the calls, each turn of which takes time.
  */
 import * as api from "../mod.ts";
 import { libc, makePair } from "./libc.ts";
 import { FDMONS } from "./each_fdmon.ts";
 import { openFiles, ringMappings } from "./open_files.ts";
+import { requestCalls } from "./random_requests.ts";
 import { anyValue, mostly, Random } from "./random_values.ts";
 import { NAMES } from "./trace_recording.ts";
 
@@ -19,6 +20,8 @@ import { NAMES } from "./trace_recording.ts";
 type Untyped = any;
 
 const CONTEXTS_MAX = 4, OBJECTS_MAX = 12, DEPTH_MAX = 2;
+/** Calls between two turns of Deno's loop. */
+const CALLS_A_TURN = 200;
 const EFD_NONBLOCK = 0o4000;
 /** What callbacks throw that is no Error. */
 const THROWN: readonly unknown[] = [null, undefined, "thrown by a callback", 7n];
@@ -27,6 +30,7 @@ const INNER =
   /assertion failed|^Cannot (read|set) properties|^(?!Cannot ).*is not (a function|iterable)|mix BigInt|call stack/;
 
 const [seed, calls] = Deno.args.map(Number);
+const [, , withRequests] = Deno.args;
 const random = new Random(seed);
 const files = openFiles(), mappings = ringMappings();
 
@@ -248,7 +252,12 @@ const CALLS: readonly (readonly [weight: number, call: () => unknown])[] = [
   [2, () => new api.ManualClock().advance(anyValue(random) as number)],
   [1, () => structuredClone(context())],
 ];
-const TABLE = CALLS.flatMap(([weight, call]) => Array(weight).fill(call));
+const requests = withRequests === undefined
+  ? null
+  : requestCalls({ random, pool, context, callback, judge });
+const TABLE = [...CALLS, ...(requests?.calls ?? [])].flatMap(([weight, call]) =>
+  Array(weight).fill(call)
+);
 
 function fault(what: string): never {
   console.log(`FAULT after ${made} calls, seed ${seed}: ${what}`);
@@ -282,13 +291,23 @@ function callOnce(): void {
 }
 
 for (const fdmon of FDMONS) attempt(() => contexts.push(new api.AioContext({ fdmon })));
-while (made < calls) {
+// What callbacks of attached contexts throw is uncaught.
+globalThis.addEventListener("error", (event) => {
+  event.preventDefault();
+  judge(event.error);
+});
+for (let turn = 0; made < calls;) {
   if (contexts.length === 0) attempt(makeContext);
   else callOnce();
+  // Promises settle, and attached contexts have a turn.
+  if (requests !== null && ++turn % CALLS_A_TURN === 0) {
+    await new Promise((resolve) => setImmediate(resolve));
+  }
 }
 depth = DEPTH_MAX;
 const stats = contexts.map((ctx) => `${ctx.fdmon.name} ${ctx.stats().handlers}`);
 for (const ctx of [...contexts, ...disposed]) attempt(() => ctx[Symbol.dispose]());
+await requests?.dispose();
 for (const notifier of notifiers) attempt(() => notifier[Symbol.dispose]());
 for (const fd of pool) libc.close(fd);
 const left = openFiles().filter((file) => !files.includes(file));
