@@ -33,6 +33,7 @@ export const RingLayout = {
     len: 24,
     poll32_events: 28,
     user_data: 32,
+    buf_index: 40,
   },
   io_uring_cqe: { sizeof: 16, user_data: 0, res: 8, flags: 12 },
   io_uring_probe: { sizeof: 16, ops: 16 },

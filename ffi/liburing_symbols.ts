@@ -20,6 +20,14 @@ export const liburingSymbols = {
   io_uring_register_probe: { parameters: ["buffer", "buffer", "u32"], result: "i32" },
   // int io_uring_register_eventfd(struct io_uring *ring, int fd)
   io_uring_register_eventfd: { parameters: ["buffer", "i32"], result: "i32" },
+  // int io_uring_register_buffers_sparse(struct io_uring *ring, unsigned nr)
+  io_uring_register_buffers_sparse: { parameters: ["buffer", "u32"], result: "i32" },
+  // int io_uring_register_buffers_update_tag(struct io_uring *ring, unsigned off,
+  //                                          const struct iovec *iovecs, const __u64 *tags, unsigned nr)
+  io_uring_register_buffers_update_tag: {
+    parameters: ["buffer", "u32", "buffer", "pointer", "u32"],
+    result: "i32",
+  },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The opened liburing. */

@@ -30,6 +30,7 @@ import { AioError, Errno } from "./errno.ts";
 import { RingLayout } from "./layout.ts";
 import type { Liburing } from "./liburing_symbols.ts";
 import { allocateNative, mapWords, storeU64 } from "./memory.ts";
+import { RingRegistrations } from "./ring_registrations.ts";
 import { SQE_WORDS, SqeFlag, SqeOp, SqeWord } from "./sqe.ts";
 import type { System } from "./system.ts";
 
@@ -89,8 +90,8 @@ const EXT_ARG_TS = RingLayout.io_uring_getevents_arg.ts / 4;
 const TV_SEC = RingLayout.__kernel_timespec.tv_sec / 4;
 const TV_NSEC = RingLayout.__kernel_timespec.tv_nsec / 4;
 
-/** Words of an SQE that are written to: all up to the user data. */
-const WRITTEN_WORDS = SqeWord.userData + 2;
+/** Words of an SQE that are written to: all up to the number of a buffer. */
+const WRITTEN_WORDS = SqeWord.bufIndex + 1;
 const LINK_FLAGS = SqeFlag.ioLink | SqeFlag.ioHardlink;
 
 const PROBE_OPS = 256;
@@ -141,6 +142,8 @@ export class Ring {
   readonly #liburing: Liburing;
   readonly #system: System;
   readonly #ring = new BigUint64Array(RING.sizeof / 8);
+  /** What the kernel knows of beside it. */
+  readonly registered: RingRegistrations;
   readonly #fd: number;
   readonly #noIowait: number;
   readonly #extArg = allocateNative(Number(EXT_ARG_BYTES));
@@ -153,8 +156,6 @@ export class Ring {
   #cqHead: Int32Array<ArrayBuffer>;
   #cqTail: Int32Array<ArrayBuffer>;
   #cqFlags: Int32Array<ArrayBuffer>;
-  /** Written by the kernel while completions are signalled; -1 until that is asked for. */
-  #eventFd = -1;
   #tail = 0;
   #head = 0;
   #open = true;
@@ -167,6 +168,7 @@ export class Ring {
   constructor(liburing: Liburing, system: System) {
     this.#liburing = liburing;
     this.#system = system;
+    this.registered = new RingRegistrations(liburing, system, this.#ring);
     const params = this.#setup();
     this.setupFlags = params[PARAMS.flags / 4];
     this.#postsInside = (this.setupFlags & SetupFlag.deferTaskrun) !== 0;
@@ -276,7 +278,7 @@ export class Ring {
   nextSqe(): number {
     const at = (this.#tail & this.#sqMask) * SQE_WORDS;
     const words = this.sqes;
-    // Half of what `fill` takes. Nobody ever writes to what stands behind the user data.
+    // Half of what `fill` takes. Nobody ever writes to what stands behind.
     for (let word = at; word < at + WRITTEN_WORDS; word++) words[word] = 0;
     return at;
   }
@@ -356,26 +358,15 @@ export class Ring {
    * @returns the eventfd
    */
   signalCompletions(): number {
-    if (this.#eventFd === -1) this.#registerEventFd();
+    const { eventFd } = this.registered;
     this.#cqFlags[0] = 0;
-    return this.#eventFd;
+    return eventFd;
   }
 
   /** The eventfd is not written any more. */
   stopSignalling(): void {
     this.#cqFlags[0] = CQ_EVENTFD_DISABLED;
-    this.#system.drain(this.#eventFd);
-  }
-
-  #registerEventFd(): void {
-    const fd = this.#system.eventfd();
-    this.#system.calls++;
-    const registered = this.#liburing.io_uring_register_eventfd(this.#ring, fd);
-    if (registered < 0) {
-      this.#system.close(fd);
-      throw refusal("Cannot wait for completions elsewhere", "io_uring_register", registered);
-    }
-    this.#eventFd = fd;
+    this.#system.drain(this.registered.eventFd);
   }
 
   /** Tears the ring down; its memory is unmapped, requests in flight are cancelled. */
@@ -395,8 +386,7 @@ export class Ring {
     this.#tail = this.#head = 0;
     this.#system.calls++;
     this.#liburing.io_uring_queue_exit(this.#ring);
-    if (this.#eventFd !== -1) this.#system.close(this.#eventFd);
-    this.#eventFd = -1;
+    this.registered.dispose();
   }
 }
 

@@ -16,6 +16,8 @@ export const SqeOp = {
   readv: 1,
   writev: 2,
   fsync: 3,
+  readFixed: 4,
+  writeFixed: 5,
   pollAdd: 6,
   pollRemove: 7,
   syncFileRange: 8,
@@ -58,6 +60,8 @@ export const SqeWord = {
   /** What the opcode has for flags; the events of a poll. */
   opFlags: SQE.poll32_events / 4,
   userData: SQE.user_data / 4,
+  /** The number of a registered buffer, in the lower half. */
+  bufIndex: SQE.buf_index / 4,
 } as const;
 
 /** Words of an SQE altogether. */

@@ -117,6 +117,10 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
     words[SqeWord.opFlags] = AT_EMPTY_PATH;
   }
 
+  registerBuffer(): number {
+    return -1;
+  }
+
   start(request: AioRequest): void {
     const { slot } = request;
     const words = this.#sqe.i32;

@@ -142,6 +142,10 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
     }
   }
 
+  registerBuffer(address: number, byteLength: number): number {
+    return this.#ring.registered.registerBuffer(address, byteLength);
+  }
+
   start(request: AioRequest): void {
     const ring = this.#ring;
     const chained = ring.chained;

@@ -73,6 +73,14 @@ export interface RequestDevice {
   readonly batches: boolean;
 
   /**
+   * Makes memory known, which nobody may detach, for requests that name it by its number.
+   *
+   * @param address where it begins
+   * @returns its number; -1 where the device knows no such memory
+   */
+  registerBuffer(address: number, byteLength: number): number;
+
+  /**
    * Takes a request that has a slot.
    *
    * @throws {AioError} when it cannot be had; nothing has changed then

@@ -21,6 +21,10 @@ export class RingFallback implements RequestDevice {
     this.#openThreads = openThreads;
   }
 
+  registerBuffer(address: number, byteLength: number): number {
+    return this.#ring.registerBuffer(address, byteLength);
+  }
+
   start(request: AioRequest): void {
     try {
       this.#ring.start(request);

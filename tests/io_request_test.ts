@@ -23,6 +23,10 @@ class Device implements RequestDevice {
   readonly cancelled: number[] = [];
   refusal: Error | null = null;
 
+  registerBuffer(): number {
+    return -1;
+  }
+
   start(request: AioRequest): void {
     if (this.refusal !== null) throw this.refusal;
     const words = new Int32Array(16);

@@ -111,7 +111,15 @@ Deno.test("struct aio_sqe, aio_cqe: are laid out as those of io_uring, under its
 
 Deno.test("enum aio_op: has the opcodes of SqeOp, all but those of a ring", async () => {
   const header = Deno.readTextFileSync(`${SHIM_FOLDER}aio.h`);
-  const { pollAdd: _a, pollRemove: _r, timeout: _t, asyncCancel: _c, ...ops } = SqeOp;
+  const {
+    readFixed: _f,
+    writeFixed: _w,
+    pollAdd: _a,
+    pollRemove: _r,
+    timeout: _t,
+    asyncCancel: _c,
+    ...ops
+  } = SqeOp;
   await compareConstants("AIO_OP_", ops);
   assertEquals(header.match(/^\tAIO_OP_\w+ = \d+,$/gm)!.length, Object.keys(ops).length);
 });

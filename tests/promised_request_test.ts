@@ -30,6 +30,10 @@ class Device implements RequestDevice {
     this.#queue = queue;
   }
 
+  registerBuffer(): number {
+    return -1;
+  }
+
   start(request: AioRequest): void {
     const words = new Int32Array(16);
     request.prepare(words, 0);

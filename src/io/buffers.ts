@@ -34,6 +34,13 @@ export interface AllocateOptions {
 export type RequestView = ArrayBufferView<ArrayBufferLike>;
 
 const addresses = new WeakMap<ArrayBufferLike, number>();
+/** Memory that many allocations share. */
+const slabs = new WeakSet<ArrayBufferLike>();
+
+/** The address of memory that many allocations of a pool share; 0 for any other. */
+export function slabOf(buffer: ArrayBufferLike): number {
+  return slabs.has(buffer) ? addresses.get(buffer)! : 0;
+}
 
 // The getters of the engine: a caller's object can answer differently each time, or lie.
 const typedArray = Object.getPrototypeOf(Uint8Array.prototype);
@@ -88,6 +95,7 @@ export class AioBuffers {
     let start = Math.ceil(this.#used / alignment) * alignment;
     if (start + byteLength > this.#slab.length) {
       this.#slab = makeMemory(SLAB_BYTES);
+      slabs.add(this.#slab.buffer);
       start = 0;
     }
     this.#used = start + byteLength;

@@ -25,6 +25,7 @@ import {
   type RequestOptions,
   type RequestWords,
 } from "./operation.ts";
+import { FixedBuffers } from "./fixed_buffers.ts";
 import type { CachedReads, CacheHistory } from "./cached_reads.ts";
 import { IoRequest, unsettled } from "./promised_request.ts";
 import { heedSignal, ignoreSignal, isAborted, readSignal } from "./request_signal.ts";
@@ -55,6 +56,7 @@ export class IoRequests {
   readonly #cached: CachedReads;
   readonly #free: IoRequest[] = [];
   readonly #location = new Location();
+  readonly #fixed = new FixedBuffers();
   /** Requests whose turn has come: more than one only where one fails. */
   readonly #due: IoRequest[] = [];
 
@@ -116,6 +118,9 @@ export class IoRequests {
     if (direct) {
       request.address = location.address;
       request.memory = location.buffer;
+      if (operation.fixedOpcode !== -1) {
+        request.fixedIndex = this.#fixed.indexOf(location.buffer!, this.#queue.device);
+      }
     } else if (location.byteLength !== 0) {
       this.#copyOf(request, view, operation.fills);
     }
@@ -287,6 +292,7 @@ export class IoRequests {
     request.memory = request.view = request.copy = null;
     request.resolve = request.reject = unsettled;
     request.polling = false;
+    request.fixedIndex = -1;
     request.subject = "";
     request.address = request.total = request.done = 0;
     const { owner } = request;

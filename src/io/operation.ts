@@ -13,6 +13,8 @@ export interface RequestOptions {
 /** What an operation is called in errors, and what it waits for where its fd does not block. */
 export interface Operation {
   readonly opcode: number;
+  /** The same with memory that the ring knows; -1 where there is none. */
+  readonly fixedOpcode: number;
   /** The system call, as `"pread"`. */
   readonly syscall: string;
   /** What cannot be done, as `"read"`. */
@@ -43,8 +45,14 @@ export interface RequestWords {
 
 /** Operations on files. */
 export const FileOperation = {
-  read: operation(SqeOp.read, "read", "read", PollEvent.in, true),
-  write: operation(SqeOp.write, "write", "write", PollEvent.out),
+  read: {
+    ...operation(SqeOp.read, "read", "read", PollEvent.in, true),
+    fixedOpcode: SqeOp.readFixed,
+  },
+  write: {
+    ...operation(SqeOp.write, "write", "write", PollEvent.out),
+    fixedOpcode: SqeOp.writeFixed,
+  },
   readv: operation(SqeOp.readv, "readv", "read", PollEvent.in, true),
   writev: operation(SqeOp.writev, "writev", "write", PollEvent.out),
   fsync: operation(SqeOp.fsync, "fsync", "sync"),
@@ -76,5 +84,5 @@ export function operation(
   disk = true,
   all = false,
 ): Operation {
-  return { opcode, syscall, verb, events, fills, disk, all };
+  return { opcode, fixedOpcode: -1, syscall, verb, events, fills, disk, all };
 }

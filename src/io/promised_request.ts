@@ -35,6 +35,8 @@ export class IoRequest extends AioRequest {
   done = 0;
   /** Waits for the fd to become ready before the request is made again. */
   polling = false;
+  /** Number of the memory at `address`, where the ring knows it; else -1. */
+  fixedIndex = -1;
   /** Keeps the memory at `address` alive. */
   memory: unknown = null;
   /** The caller's view where the request works on a copy. */
@@ -59,7 +61,11 @@ export class IoRequest extends AioRequest {
       sqes[at + SqeWord.opFlags] = this.operation.events;
       return;
     }
-    sqes[at + SqeWord.opcode] = this.operation.opcode;
+    if (this.fixedIndex === -1) sqes[at + SqeWord.opcode] = this.operation.opcode;
+    else {
+      sqes[at + SqeWord.opcode] = this.operation.fixedOpcode;
+      sqes[at + SqeWord.bufIndex] = this.fixedIndex;
+    }
     storeNumber(sqes, at + SqeWord.off, this.off);
     storeNumber(sqes, at + SqeWord.addr, this.address);
     sqes[at + SqeWord.len] = this.len;
