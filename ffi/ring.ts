@@ -156,6 +156,7 @@ export class Ring {
   #cqHead: Int32Array<ArrayBuffer>;
   #cqTail: Int32Array<ArrayBuffer>;
   #cqFlags: Int32Array<ArrayBuffer>;
+  #signalling = false;
   #tail = 0;
   #head = 0;
   #open = true;
@@ -360,11 +361,14 @@ export class Ring {
   signalCompletions(): number {
     const { eventFd } = this.registered;
     this.#cqFlags[0] = 0;
+    this.#signalling = true;
     return eventFd;
   }
 
   /** The eventfd is not written any more. */
   stopSignalling(): void {
+    if (!this.#signalling) return;
+    this.#signalling = false;
     this.#cqFlags[0] = CQ_EVENTFD_DISABLED;
     this.#system.drain(this.registered.eventFd);
   }

@@ -20,7 +20,7 @@ export interface ShimPrebuilt {
 
 /** What `deno task shim` built last. */
 export const shimPrebuilt: ShimPrebuilt = {
-  sourceSha256: "95d94b181bee047285115b2dea29d72b6724fd5b9cad00344aadb9f4c2a4fa39",
+  sourceSha256: "415eee9743f6d097389b81f0b43f31c902e425d586249a83935b11eb701e3143",
   builds: {
     x86_64: {
       sha256: "97bbd246aef86c4e8b4114d00aea63b958042cdee3ce76814cf490136cccfafe",

@@ -3,8 +3,8 @@
  *
  * It spins on memory, reads the clock cheaply, makes the few system calls that
  * liburing does not wrap, and carries out requests on threads of its own where
- * there is no io_uring. It keeps no state but signal.c's and pool.c's:
- * every function works on what it is given and returns a count or -errno.
+ * there is no io_uring. It keeps no state but what signal.c, pool.c and waiter.c
+ * say: every function works on what it is given and returns a count or -errno.
  * Times are nanoseconds of CLOCK_MONOTONIC in a double, which is exact for 104
  * days.
  */

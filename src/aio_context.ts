@@ -267,7 +267,7 @@ export class AioContext implements Disposable {
   attach(): void {
     this.#requireOpen("attach");
     this.#attachment.attach();
-    this.#runner.wake(); // Which sees that somebody else drives the context now.
+    this.#runner.wake(); // It finds somebody else driving.
   }
 
   /** Takes the context out of Deno's loop: it is polled by hand again, or by `run`. */
@@ -363,7 +363,7 @@ export class AioContext implements Disposable {
    */
   [Symbol.dispose](): void {
     if (this.#iteration.disposed) return;
-    this.#attachment.detach();
+    this.detach();
     this.#sleep.dispose();
     this.#iteration.disposed = true;
     this.#iteration.changed = true;

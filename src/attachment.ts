@@ -5,11 +5,13 @@
  * and the promise jobs they make due alternate for a bounded time, and the next one comes through
  * setImmediate, behind everything that Deno has to do by then. Without work poll mode is left, the
  * sleep is announced, and a thread of the shim waits for the fds; neither uses the processor, and the
- * process may end meanwhile unless `ref` says otherwise or requests are in flight. Whatever changes the context, or wakes it
- * from another thread, brings the next turn about.
+ * process may end meanwhile unless `ref` says otherwise or requests are in flight. Whatever changes
+ * the context, or wakes it from another thread, brings the next turn about. Where there is no fd or
+ * thread for the sleep, a timer of Deno's does.
  *
  * Invariant: an attached context has a turn scheduled, or running, or sleeps with the waiter armed.
  */
+import { AioError } from "../ffi/errno.ts";
 import type { System } from "../ffi/system.ts";
 import type { DelegatedSleep } from "./delegated_sleep.ts";
 import type { RunJobs } from "./host_loop.ts";
@@ -18,6 +20,9 @@ import type { RequestQueue } from "./request_queue.ts";
 
 /** How long a turn keeps Deno's loop waiting while it makes progress, in ns. */
 const TURN_NS = 200_000;
+
+/** How often a context is looked after that nobody can wait for. */
+const WITHOUT_WAITER_MS = 5;
 
 /** What an attachment is made of. */
 export interface AttachmentParts {
@@ -131,6 +136,13 @@ export class Attachment {
 
   /** Leaves the thread to Deno; false where there is something to do already. */
   #sleep(): boolean {
-    return this.#parts.sleep.begin(this.#isNeeded(), () => this.#takeTurn());
+    try {
+      return this.#parts.sleep.begin(this.#isNeeded(), () => this.#takeTurn());
+    } catch (error) {
+      if (!(error instanceof AioError)) throw error;
+      this.#scheduled = true;
+      setTimeout(this.#turn, WITHOUT_WAITER_MS);
+      return true;
+    }
   }
 }

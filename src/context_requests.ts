@@ -46,7 +46,7 @@ export class ContextRequests {
   #buffers: AioBuffers | null = null;
   #io: IoRequests | null = null;
   #sockets: SocketMaker | null = null;
-  readonly #sqe: Sqe = new Sqe();
+  #sqe: Sqe | null = null;
 
   constructor(parts: ContextRequestParts) {
     const { trace, changed, report, system } = parts;
@@ -62,9 +62,10 @@ export class ContextRequests {
 
   /** Adds a request that a caller describes. */
   addSqe(prepare: PrepareSqe, complete: CompleteSqe): AddedRequest {
-    this.#sqe.fill(prepare);
+    const sqe = this.#sqe ??= new Sqe();
+    sqe.fill(prepare);
     this.#parts.requireOpen("add a request"); // The caller may have disposed the context.
-    const request = new SqeRequest(this.queue, this.#sqe, complete);
+    const request = new SqeRequest(this.queue, sqe, complete);
     this.queue.add(request);
     return request;
   }
@@ -88,7 +89,7 @@ export class ContextRequests {
 
   #openIo(): IoRequests {
     const { shim, system, requireOpen } = this.#parts;
-    const cached = new CachedReads(shim, this.queue, () => void system.calls++);
+    const cached = new CachedReads(shim, system, this.queue);
     return new IoRequests(system, this.queue, this.buffers, cached, requireOpen);
   }
 

@@ -44,7 +44,7 @@ export class DelegatedSleep {
    * @param keepAlive whether the process has to stay alive meanwhile
    * @param woken called once there is something to do, unless `end` is called before
    * @returns false where there is something to do already
-   * @throws {AioError} when the system has no thread or fd for it
+   * @throws {AioError} when the system has no thread, fd or memory for it; it does not sleep then
    */
   begin(keepAlive: boolean, woken: () => void): boolean {
     const { iteration, system, times } = this.#parts;
@@ -52,9 +52,14 @@ export class DelegatedSleep {
     const waitable = iteration.prepareSleep();
     if (waitable === null) return false;
     this.#woken = woken;
-    this.keepAlive(keepAlive);
     const { timeoutNs } = times;
-    waiter.arm(waitable.fds, waitable.count, timeoutNs < 0 ? -1 : system.now() + timeoutNs);
+    try {
+      waiter.arm(waitable.fds, waitable.count, timeoutNs < 0 ? -1 : system.now() + timeoutNs);
+    } catch (error) {
+      this.end();
+      throw error;
+    }
+    this.keepAlive(keepAlive);
     return true;
   }
 

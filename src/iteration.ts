@@ -210,11 +210,12 @@ export class Iteration {
    *
    * @returns what to wait for, for as long as `times.timeoutNs` says, until `endSleep`; null where an
    *   iteration is due
+   * @throws {AioError} when the system has no fds for it
    */
   prepareSleep(): ReturnType<Fdmon["delegateWait"]> | null {
     const { fdmon } = this.#handlers;
     this.#handlers.walkDepth++;
-    let ready = false;
+    let asleep = false;
     try {
       this.changed = false;
       this.#notifier.announce();
@@ -224,17 +225,13 @@ export class Iteration {
       this.#times.begin(this.#timers.size !== 0 || this.#learns());
       this.#computeTimeout();
       this.#sleepStartNs = this.#times.startNs;
-      ready = this.#times.timeoutNs === 0 || !this.#maySleep();
-      if (!ready) return waitable;
-    } catch (error) {
-      ready = true;
-      this.#errors.report(error);
+      asleep = this.#times.timeoutNs !== 0 && this.#maySleep();
+      return asleep ? waitable : null;
     } finally {
       this.#handlers.walkDepth--;
       if (this.#handlers.walkDepth === 0) this.#handlers.releaseDeleted();
-      if (ready) this.endSleep();
+      if (!asleep) this.endSleep();
     }
-    return null;
   }
 
   /** The sleep that was prepared is over. */

@@ -9,8 +9,8 @@
  * entry down, so nobody is skipped.
  *
  * Invariant: a handler is in the tables exactly while it is listed; `polling` is set only on a
- * listed handler with `started`, or between `unlist` and `finish`. What polling means for the timeout of the wait is decided by the
- * context; this file reports what it found.
+ * listed handler with `started`, or between `unlist` and `finish`. What polling means for the timeout
+ * of the wait is decided in iteration.ts; this file reports what it found.
  */
 import { type Spin, SpinPass, SpinResult, SpinTime } from "../ffi/spin.ts";
 import type { AioHandler } from "./aio_handler.ts";

@@ -4,12 +4,14 @@
  * It works in turns. A turn is one task of Deno's loop in which iterations and the promise jobs they
  * make due alternate, so a request costs no trip through Deno's loop. Between two turns Deno's own
  * timers and I/O have theirs: a turn lasts, and sleeps, a millisecond at first and a few where nothing
- * happens; then another thread waits in the loop's place, and this one is Deno's alone. When nothing
- * in the context can ever happen nobody waits for it until it is changed. When Deno has nothing to wait for either, that is a deadlock:
- * Deno ends, but the promise rejects before; at the top level of a module Deno itself says which
- * `await` it is. Invariant: while runs are unsettled a turn is scheduled, or running, or the context
- * sleeps, or the runner is parked.
+ * happens; then another thread waits in the loop's place, and this one is Deno's alone. Where there is
+ * no fd or thread for that, the turns go on. When nothing in the context can ever happen nobody waits
+ * for it until it is changed. When Deno has nothing to wait for either, that is a deadlock: Deno ends,
+ * but the promise rejects before; at the top level of a module Deno itself says which `await` it is.
+ * Invariant: while runs are unsettled a turn is scheduled, or running, or the context sleeps, or the
+ * runner is parked.
  */
+import { AioError } from "../ffi/errno.ts";
 import type { DelegatedSleep } from "./delegated_sleep.ts";
 import type { RunJobs } from "./host_loop.ts";
 import { heedSignal, ignoreSignal, readSignal } from "./io/request_signal.ts";
@@ -142,10 +144,15 @@ export class Runner {
   /** Leaves the thread to Deno until something happens; false where it has already. */
   #sleep(): boolean {
     this.#parts.iteration.longestSleepNs = -1;
-    this.#sleeping = this.#parts.sleep.begin(true, () => {
-      this.#sleeping = false;
-      this.#takeTurn();
-    });
+    try {
+      this.#sleeping = this.#parts.sleep.begin(true, () => {
+        this.#sleeping = false;
+        this.#takeTurn();
+      });
+    } catch (error) {
+      // Short sleeps between turns need nothing of the system.
+      if (!(error instanceof AioError)) throw error;
+    }
     return this.#sleeping;
   }
 

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { type AioContext, EventNotifier, PollWord } from "../mod.ts";
-import { programWords, run } from "./child.ts";
+import { type AioContext, EventNotifier, PollWord, wakeContext } from "../mod.ts";
+import { after, programWords, run } from "./child.ts";
 import { eachFdmon, type MakeContext } from "./each_fdmon.ts";
 import { countFds } from "./open_files.ts";
 
@@ -78,6 +78,22 @@ eachFdmon("attach: files and sockets work", async (make) => {
   assertStringIncludes(new TextDecoder().decode(buffer), "AioContext");
   await client.close();
   await server.close();
+});
+
+eachFdmon("attach: a poll by hand does not hide the context from its wakers", async (make) => {
+  using ctx = attached(make);
+  const remote = ctx.remote();
+  for (let round = 0; round < 3; round++) {
+    await asleep(ctx);
+    ctx.poll(false);
+    await asleep(ctx);
+    const { polls } = ctx.stats();
+    assert(wakeContext(remote));
+    for (let tries = 0; ctx.stats().polls === polls; tries++) {
+      assert(tries < 5000, "it was not woken");
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+  }
 });
 
 eachFdmon("attach: an idle context does not iterate", async (make) => {
@@ -237,6 +253,36 @@ for (const fdmon of ["io_uring", "epoll", "poll"]) {
     assertEquals(code, 1);
     assertStringIncludes(stderr, "by a callback");
   });
+
+  for (const driver of ["run", "attach"]) {
+    Deno.test(`${driver}: goes on where there is no fd for an idle sleep (${fdmon})`, async () => {
+      const text = `
+        import { AioContext, AioError, EventNotifier } from ${MOD};
+        const ctx = new AioContext(${make});
+        const notifier = new EventNotifier(), taken = [];
+        // Deno loads what it needs for this before the fds are taken.
+        await new Promise((resolve) => setTimeout(resolve, 1));
+        const events = new Promise((resolve) => {
+          let count = 0;
+          ctx.setFdHandler(notifier.fd, {
+            ioRead: () => { notifier.testAndClear(); if (++count === 3) resolve(count); },
+          });
+        });
+        try {
+          for (;;) taken.push(new EventNotifier());
+        } catch (error) {
+          if (!(error instanceof AioError) || error.code !== "EMFILE") throw error;
+        }
+        if (${driver === "attach"}) ctx.attach();
+        for (const ms of [50, 100, 150]) setTimeout(() => notifier.set(), ms);
+        const count = await (${driver === "run"} ? ctx.run(() => events) : events);
+        for (const other of taken) other[Symbol.dispose]();
+        console.log(count);
+        Deno.exit(0);`;
+      const { code, stdout, stderr } = await run(after("ulimit -n 100", programWords(text)));
+      assertEquals([code, stderr, stdout], [0, "", "3\n"]);
+    });
+  }
 
   Deno.test(`wakeContext: wakes an attached context from a Worker (${fdmon})`, async () => {
     const { code, stdout, stderr } = await program(

@@ -79,7 +79,7 @@ function receive() {
     system.close,
   );
   const device: Device = new Device(queue);
-  const cached = new CachedReads(shim, queue, () => {});
+  const cached = new CachedReads(shim, system, queue);
   const io = new IoRequests(system, queue, new AioBuffers(), cached, () => {});
   const kind = { name: "socket", cancels: true, takesTurns: true };
   const owner = new IoOwner(io, openPath("/dev/null"), kind);

@@ -56,7 +56,7 @@ eachFdmon("AioListener: waits when fds run out, and goes on later", async (_, fd
   assertEquals(code, 0, stdout + stderr);
   const { codes, early, calls } = JSON.parse(stdout);
   assertEquals([codes, early], [["EMFILE", "EMFILE"], 0]);
-  // Some 6 tries at accepting, and 30 turns of the loop where each sleeps for 10 ms.
+  // Some 6 tries at accepting, and the turns of the loop, each of which sleeps for milliseconds.
   assert(calls < 100, stdout);
 });
 

@@ -11,6 +11,7 @@
  */
 import { Errno } from "../../ffi/errno.ts";
 import type { Shim } from "../../ffi/shim_symbols.ts";
+import type { System } from "../../ffi/system.ts";
 import type { RequestQueue } from "../request_queue.ts";
 import type { RequestView } from "./buffers.ts";
 
@@ -34,14 +35,14 @@ export class CacheHistory {
 /** Asks the page cache, for the files of one context. */
 export class CachedReads {
   readonly #read: Shim["aio_pread_cached"];
+  readonly #system: System;
   readonly #queue: RequestQueue;
-  readonly #count: () => void;
 
-  /** @param count notes a system call */
-  constructor(shim: Shim, queue: RequestQueue, count: () => void) {
+  /** @param system counts its calls */
+  constructor(shim: Shim, system: System, queue: RequestQueue) {
     this.#read = shim.aio_pread_cached;
+    this.#system = system;
     this.#queue = queue;
-    this.#count = count;
   }
 
   /** Whether it pays to ask about a file now. To be called for each read, before `read`. */
@@ -67,7 +68,7 @@ export class CachedReads {
     byteLength: number,
     offset: number,
   ): boolean {
-    this.#count();
+    this.#system.calls++;
     const result = this.#read(fd, view as Uint8Array<ArrayBuffer>, byteLength, offset);
     if (result === byteLength) {
       this.#queue.answered++;
