@@ -99,3 +99,18 @@ export const SocketLayout = {
   cmsghdr: { sizeof: 16, cmsg_len: 0, cmsg_level: 8, cmsg_type: 12 },
   aio_signal: { sizeof: 16, signal: 0, code: 4, pid: 8, uid: 12 },
 } as const;
+
+/** Structures of shim/aio.h that all threads of the process share. */
+export const PlaceLayout = {
+  aio_place: {
+    sizeof: 256,
+    notified: 0,
+    notify_me: 4,
+    users: 8,
+    fd: 12,
+    generation: 16,
+    owner: 20,
+    groups: 64,
+    links: 68,
+  },
+} as const;

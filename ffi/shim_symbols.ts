@@ -102,6 +102,20 @@ export const shimSymbols = {
   aio_waiter_close: { parameters: ["pointer"], result: "void" },
   // int32_t aio_guest_run(struct aio_guest *guest): runs until told to stop, so on its own thread
   aio_guest_run: { parameters: ["pointer"], result: "i32", nonblocking: true },
+  // struct aio_place *aio_board(void)
+  aio_board: { parameters: [], result: "pointer" },
+  // void *aio_links(void)
+  aio_links: { parameters: [], result: "pointer" },
+  // int32_t aio_link_release(uint32_t link)
+  aio_link_release: { parameters: ["u32"], result: "i32" },
+  // int32_t aio_thread_id(void)
+  aio_thread_id: { parameters: [], result: "i32" },
+  // int32_t aio_thread_lives(int32_t id)
+  aio_thread_lives: { parameters: ["i32"], result: "i32" },
+  // int32_t aio_set_affinity(const void *mask, uint32_t length)
+  aio_set_affinity: { parameters: ["buffer", "u32"], result: "i32" },
+  // int32_t aio_get_affinity(void *mask, uint32_t length)
+  aio_get_affinity: { parameters: ["buffer", "u32"], result: "i32" },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The opened shim. */

@@ -154,11 +154,11 @@ export class Spin<Owner> {
   readonly #noRing = allocateNative(16);
   #hits = allocateNative(3 * FIRST_CAPACITY * 4);
 
-  /** @param notified shared words of the notifier; the first one is watched */
-  constructor(shim: Shim, notified: Int32Array<SharedArrayBuffer>) {
+  /** @param notified address of the notifier's word */
+  constructor(shim: Shim, notified: bigint) {
     this.#shim = shim;
     this.times = new Float64Array(this.#memory.buffer, SPIN.end_ns, 2);
-    storeU64(this.#memory.u32, NOTIFIED, addressOfShared(notified.buffer));
+    storeU64(this.#memory.u32, NOTIFIED, notified);
     this.unwatchRing();
     this.#describeTables();
   }

@@ -3,8 +3,8 @@
  *
  * It spins on memory, reads the clock cheaply, makes the few system calls that
  * liburing does not wrap, and carries out requests on threads of its own where
- * there is no io_uring. It keeps no state but what signal.c, pool.c and waiter.c
- * say: every function works on what it is given and returns a count or -errno.
+ * there is no io_uring. It keeps no state but what signal.c, pool.c, waiter.c and
+ * board.c say: every function works on what it is given and returns a count or -errno.
  * Times are nanoseconds of CLOCK_MONOTONIC in a double, which is exact for 104
  * days.
  */
@@ -204,4 +204,38 @@ struct aio_guest {
 };
 
 AIO_EXPORT int32_t aio_guest_run(struct aio_guest *guest);
+
+/*
+ * The place of a context on the board. The first line is the notifier: who
+ * writes which word stands in src/context_notifier.ts, and for the rest in
+ * ffi/board.ts.
+ */
+struct aio_place {
+#define AIO_PLACES 8192u
+	_Alignas(64) uint32_t notified; /*  0 */
+	uint32_t notify_me;          /*  4 */
+	uint32_t users;              /*  8 */
+	int32_t fd;                  /* 12 */
+	uint32_t generation;         /* 16 */
+	int32_t owner;               /* 20: thread that has the place, or 0 */
+	_Alignas(64) uint32_t groups; /* 64: which of the following are set */
+	uint32_t links[32];          /* 68: bits of links with something new */
+};
+
+/*
+ * A link of two contexts: its head, described in ffi/board.ts, and a ring for
+ * each direction.
+ */
+#define AIO_LINKS 1024u
+#define AIO_LINK_HEAD 4096u
+#define AIO_LINK_RING 65536u
+#define AIO_LINK_BYTES (AIO_LINK_HEAD + 2 * AIO_LINK_RING)
+
+AIO_EXPORT struct aio_place *aio_board(void);
+AIO_EXPORT void *aio_links(void);
+AIO_EXPORT int32_t aio_link_release(uint32_t link);
+AIO_EXPORT int32_t aio_thread_id(void);
+AIO_EXPORT int32_t aio_thread_lives(int32_t id);
+AIO_EXPORT int32_t aio_set_affinity(const void *mask, uint32_t length);
+AIO_EXPORT int32_t aio_get_affinity(void *mask, uint32_t length);
 #endif

@@ -172,7 +172,7 @@ export class AioContext implements Disposable {
   remote(): RemoteContext {
     this.#requireOpen("make a remote handle");
     this.#iteration.shared = true;
-    return { words: this.#parts.notifier.words, fd: this.#parts.notifier.fd };
+    return this.#parts.notifier.remote;
   }
 
   /**

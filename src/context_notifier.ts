@@ -1,10 +1,10 @@
 /**
  * Waking a context from any thread: the announcement protocol and the handle other threads hold.
  *
- * Four shared words. `notified` is set by any waker and cleared by the loop; `notifyMe` is set by
- * the loop while it is about to sleep or asleep, and by nobody else; `users` counts threads inside
- * a wake-up and carries the CLOSED bit once the context is disposed; `fd` is the eventfd again, so
- * that a handle put together by hand is told from a real one.
+ * Three words of the context's place on the board (ffi/board.ts). `notified` is set by any waker and
+ * cleared by the loop; `notifyMe` is set by the loop while it is about to sleep or asleep, and by
+ * nobody else; `users` counts threads inside a wake-up and carries a bit that says that the context
+ * is disposed.
  *
  * Waker: notified = 1, then read notifyMe, and write the eventfd only if it is set. Loop:
  * notifyMe = 1, then read notified, and sleep only if it is clear. Each side stores before it
@@ -19,70 +19,97 @@
  * Clearing `notified` reads it in the same step: the loop then has what was posted before the
  * newest wake-up it clears, even where it looks at that with plain loads.
  */
+import { Board, PlaceWord } from "../ffi/board.ts";
 import { loadShim } from "../ffi/library.ts";
+import type { Shim } from "../ffi/shim_symbols.ts";
 import { System } from "../ffi/system.ts";
 
-const NOTIFIED = 0;
-const NOTIFY_ME = 1;
-const USERS = 2;
-const FD = 3;
-const WORDS = 4;
-
-/** Sign bit of `users`: the eventfd is closed or about to be. */
-const CLOSED = 0x8000_0000 | 0;
-
 /**
- * How long dispose() waits for threads inside a wake-up. Each needs a system call's time; one that
- * was terminated there never leaves.
+ * A context as other threads know it: `ctx.remote()` returns it. It is made of numbers alone and can
+ * be given to any Worker, for `wakeContext` and `ctx.peer` there.
+ *
+ * @typeParam Functions what the context exposes, for `peer`
  */
-const USERS_GONE_NS = 1e9;
-
-/** What `ctx.remote()` returns: can be posted to any Worker, for `wakeContext` there. */
-export interface RemoteContext {
-  /** The shared words of the notifier. */
-  readonly words: Int32Array<SharedArrayBuffer>;
-  /** The eventfd of the context; only `wakeContext` may use it. */
-  readonly fd: number;
+export interface RemoteContext<Functions = unknown> {
+  /** Tells contexts of one copy of this library from those of another. */
+  readonly board: number;
+  /** Its place among the contexts of the process. */
+  readonly place: number;
+  /** Tells it from others that have had the place. */
+  readonly generation: number;
+  /** Never there: carries the type alone. */
+  readonly functions?: Functions;
 }
 
 /** The loop's own end. */
 export class ContextNotifier {
   readonly fd: number;
-  readonly words = new Int32Array(new SharedArrayBuffer(WORDS * 4));
+  readonly board: Board;
+  /** Index of its place on the board. */
+  readonly place: number;
+  readonly #words: Int32Array<ArrayBuffer>;
+  readonly #notified: number;
+  readonly #notifyMe: number;
   readonly #system: System;
 
-  constructor(system: System) {
+  constructor(system: System, shim: Shim) {
     this.#system = system;
     this.fd = system.eventfd();
-    this.words[FD] = this.fd;
+    this.board = Board.of(shim);
+    try {
+      this.place = this.board.claim(this.fd);
+    } catch (error) {
+      system.close(this.fd);
+      throw error;
+    }
+    this.#words = this.board.words;
+    this.#notified = this.place + PlaceWord.notified;
+    this.#notifyMe = this.place + PlaceWord.notifyMe;
+  }
+
+  /** What other threads know it by. */
+  get remote(): RemoteContext {
+    const { board, place } = this;
+    return { board: board.id, place, generation: board.generation(place) };
+  }
+
+  /** Address of the word that says whether it is notified. */
+  get notifiedAddress(): bigint {
+    return this.board.notifiedAddress(this.place);
   }
 
   /** Somebody called notify since the last `accept`. */
   get notified(): boolean {
-    return Atomics.load(this.words, NOTIFIED) !== 0;
+    return Atomics.load(this.#words, this.#notified) !== 0;
   }
 
   /** Sets `notified`; on the loop's own thread the loop is awake, so there is no fd to write. */
   notify(): void {
-    Atomics.store(this.words, NOTIFIED, 1);
+    Atomics.store(this.#words, this.#notified, 1);
   }
 
   /** Announces the sleep; `notified` has to be looked at afterwards, never before. */
   announce(): void {
-    Atomics.store(this.words, NOTIFY_ME, 1);
+    Atomics.store(this.#words, this.#notifyMe, 1);
   }
 
   /** The loop is awake again. */
   withdraw(): void {
     // Nothing depends on when wakers see it: until then they write the eventfd in vain.
-    this.words[NOTIFY_ME] = 0;
+    this.#words[this.#notifyMe] = 0;
   }
 
-  /** Clears `notified`, before the work it may stand for is looked for. */
-  accept(): void {
+  /**
+   * Clears `notified`, before the work it may stand for is looked for.
+   *
+   * @returns whether it was set
+   */
+  accept(): boolean {
     // A plain load is a tenth of an atomic one. A wake-up it comes too early for is accepted by the
     // next iteration, which does not sleep before.
-    if (this.words[NOTIFIED] !== 0) Atomics.exchange(this.words, NOTIFIED, 0);
+    if (this.#words[this.#notified] === 0) return false;
+    Atomics.exchange(this.#words, this.#notified, 0);
+    return true;
   }
 
   /** Empties the eventfd. */
@@ -90,29 +117,35 @@ export class ContextNotifier {
     this.#system.drain(this.fd);
   }
 
-  /**
-   * Waits for wakers that are inside `wakeContext`, and closes. Where one never leaves, the eventfd
-   * stays open: its number must not become somebody else's while that one may still write to it.
-   */
+  /** Refuses further wake-ups; those under way are none of anybody's business any more. */
+  close(): void {
+    this.board.close(this.place);
+  }
+
+  /** Waits for wakers that are inside `wakeContext`, and gives all back. */
   dispose(): void {
-    let users = Atomics.or(this.words, USERS, CLOSED);
-    const untilNs = this.#system.now() + USERS_GONE_NS;
-    while ((users & ~CLOSED) !== 0) {
-      if (this.#system.now() > untilNs) return;
-      users = Atomics.load(this.words, USERS);
-    }
-    this.#system.close(this.fd);
+    this.close();
+    if (this.board.release(this.place)) this.#system.close(this.fd);
   }
 }
 
-let wakeSystem: System | null = null;
+/** What wakes contexts from this isolate. */
+class Waker {
+  readonly board: Board;
+  readonly #system: System;
+  readonly signal = (fd: number): void => this.#system.signal(fd);
+
+  constructor(shim: Shim) {
+    this.board = Board.of(shim);
+    this.#system = new System(shim);
+  }
+}
+
+let waker: Waker | null = null;
 
 /**
  * Wakes a context, from any thread: a blocking poll() returns, or the next one does not block.
  * Costs a system call only if the context sleeps.
- *
- * A handle is checked for being whole, not for being genuine: whoever makes up both its parts can
- * have eight bytes written to any fd of this process, as whoever may call C can anyway.
  *
  * @param remote what `ctx.remote()` returned
  * @returns false when the context is disposed
@@ -128,30 +161,26 @@ let wakeSystem: System | null = null;
  * ```
  */
 export function wakeContext(remote: RemoteContext): boolean {
-  const words = remote?.words, fd = remote?.fd;
-  if (!isWords(words) || !Number.isInteger(fd) || fd < 0 || words[FD] !== fd) {
-    throw new TypeError("Cannot wake a context as the handle is not one of ctx.remote()");
-  }
-  wakeSystem ??= new System(loadShim());
-  // While `users` counts this thread the eventfd stays open; its partner is dispose().
-  const users = Atomics.add(words, USERS, 1);
-  try {
-    if ((users & CLOSED) !== 0) return false;
-    Atomics.store(words, NOTIFIED, 1);
-    if (Atomics.load(words, NOTIFY_ME) !== 0) wakeSystem.signal(fd);
-    return true;
-  } finally {
-    Atomics.sub(words, USERS, 1);
-  }
+  waker ??= new Waker(loadShim());
+  const { place, generation } = readRemote(remote, waker.board, "wake a context");
+  return waker.board.wake(place, generation, waker.signal);
 }
 
-// The getters of the engine, which nobody can forge as they can a prototype.
-const typedArray = Object.getPrototypeOf(Int32Array.prototype);
-const tagOf = Object.getOwnPropertyDescriptor(typedArray, Symbol.toStringTag)!.get!;
-const bufferOf = Object.getOwnPropertyDescriptor(typedArray, "buffer")!.get!;
-const lengthOf = Object.getOwnPropertyDescriptor(typedArray, "length")!.get!;
-
-function isWords(words: unknown): words is Int32Array<SharedArrayBuffer> {
-  return tagOf.call(words) === "Int32Array" && lengthOf.call(words) === WORDS &&
-    bufferOf.call(words) instanceof SharedArrayBuffer;
+/**
+ * Reads a handle, whose parts may be getters.
+ *
+ * @param what what it is for
+ * @throws {TypeError} when it is none
+ */
+export function readRemote(remote: RemoteContext, ours: Board, what: string): RemoteContext {
+  const { board, place, generation } = remote ?? {};
+  if (!ours.isPlace(place) || !Number.isInteger(generation) || typeof board !== "number") {
+    throw new TypeError(`Cannot ${what} as the handle is not one of ctx.remote()`);
+  }
+  if (board !== ours.id) {
+    throw new TypeError(
+      `Cannot ${what} as the handle is of another process, or of another copy of this library`,
+    );
+  }
+  return { board, place, generation };
 }

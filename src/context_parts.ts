@@ -65,9 +65,9 @@ export class ContextParts {
     this.bottomHalves = new BottomHalfQueue(changed, trace, report);
     this.coroutines = new CoroutineHome(this.bottomHalves, trace, this.errors);
     this.timers = new TimerList(changed, trace, report);
-    this.notifier = new ContextNotifier(system);
+    this.notifier = new ContextNotifier(system, shim);
     const notifier = notifierHandler(this.notifier);
-    const spin = new Spin<AioHandler>(shim, this.notifier.words);
+    const spin = new Spin<AioHandler>(shim, this.notifier.notifiedAddress);
     const ready = new IntrusiveList<AioHandler>();
     const times = this.times = new IterationTimes(this.clock, report);
     this.pollMode = new PollMode({ times, spin, ready, trace, notifier, report });

@@ -1,6 +1,7 @@
 /** Wrong types and values are refused with a clear error, and nothing is lost. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { AioContext, AioError, EventNotifier, PollWord, wakeContext } from "../mod.ts";
+import { boardWords, notifierFd } from "./context_place.ts";
 import "./open_libraries.ts";
 
 type Bad = readonly [
@@ -52,7 +53,7 @@ Deno.test("setFdHandler: bad fds and callbacks are refused, the old handler stay
     ["fd fraction", set(3.5), RangeError, /not a whole number >= 0: 3.5/],
     ["fd NaN", set(NaN), RangeError, /NaN/],
     ["fd huge", set(2 ** 31), RangeError, /2147483648/],
-    ["fd own", set(ctx.remote().fd), RangeError, /the fd is the context's own/],
+    ["fd own", set(notifierFd(ctx)), RangeError, /the fd is the context's own/],
     ["closed fd", set(999_999), AioError, /^Cannot watch fd 999999 as fcntl failed: EBADF/],
     ["callbacks", set(fd, 7), TypeError, /not an object of callbacks: number/],
     ["undefined", set(fd, "x"), TypeError, /not an object of callbacks: string/],
@@ -105,19 +106,22 @@ Deno.test("wakeContext: what is no handle of a context is refused", () => {
   const wake = (remote: unknown) => () => wakeContext(remote as never);
   const message = /the handle is not one of ctx.remote\(\)/;
   using ctx = new AioContext();
-  const { words, fd } = ctx.remote();
-  const forged = Object.setPrototypeOf({ length: 4, buffer: words.buffer }, Int32Array.prototype);
-  const unshared = new Int32Array(4).fill(fd);
+  const { board, place, generation } = ctx.remote();
+  const { length } = boardWords;
+  const elsewhere = /of another process, or of another copy of this library/;
   refuse([
     ["undefined", wake(undefined), TypeError, message],
     ["empty", wake({}), TypeError, message],
-    ["not shared", wake({ words: unshared, fd }), TypeError, message],
-    ["short", wake({ words: words.subarray(1), fd }), TypeError, message],
-    ["forged words", wake({ words: forged, fd }), TypeError, message],
-    ["another view", wake({ words: new Uint32Array(words.buffer), fd }), TypeError, message],
-    ["a proxy", wake({ words: new Proxy(words, {}), fd }), TypeError, message],
-    ["no fd", wake({ words, fd: -1 }), TypeError, message],
-    ["another fd", wake({ words, fd: fd + 1 }), TypeError, message],
-    ["fd text", wake({ words, fd: String(fd) }), TypeError, message],
+    ["number", wake(7), TypeError, message],
+    ["no board", wake({ place, generation }), TypeError, message],
+    ["another board", wake({ board: board + 1, place, generation }), TypeError, elsewhere],
+    ["place in between", wake({ board, place: place + 1, generation }), TypeError, message],
+    ["place before", wake({ board, place: -64, generation }), TypeError, message],
+    ["place beyond", wake({ board, place: length, generation }), TypeError, message],
+    ["place text", wake({ board, place: String(place), generation }), TypeError, message],
+    ["no generation", wake({ board, place }), TypeError, message],
+    ["half a generation", wake({ board, place, generation: 0.5 }), TypeError, message],
   ]);
+  const before = { board, place, generation: generation - 1 };
+  assertEquals([wakeContext(before), wakeContext(ctx.remote())], [false, true]);
 });

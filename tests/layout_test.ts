@@ -1,6 +1,6 @@
 /** Sizes, offsets and numbers that TypeScript shares with C, compared with the C headers. */
 import { assert, assertEquals } from "@std/assert";
-import { RingLayout, SocketLayout, SpinLayout, SystemLayout } from "../ffi/layout.ts";
+import { PlaceLayout, RingLayout, SocketLayout, SpinLayout, SystemLayout } from "../ffi/layout.ts";
 import { addressOfShared } from "../ffi/memory.ts";
 import { SetupFlag, SqFlag } from "../ffi/ring.ts";
 import { MessageFlag } from "../ffi/message.ts";
@@ -198,4 +198,8 @@ Deno.test("GuestMemory: agrees with struct aio_guest and struct aio_queue of shi
   assertEquals(offsetOf(counts.kicks), guest.kicks);
   assertEquals(offsetOf(counts.latencies[0]), guest.latencies);
   assertEquals(counts.latencies.length, latencies);
+});
+
+Deno.test("PlaceLayout: agrees with shim/aio.h", async () => {
+  assertEquals(PlaceLayout, await measure(PlaceLayout));
 });

@@ -1,9 +1,32 @@
 /** What must not be done across threads, and what threads that end in the middle leave behind. */
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { AioContext, AioError, EventNotifier, wakeContext } from "../mod.ts";
+import { Board } from "../ffi/board.ts";
+import { loadShim } from "../ffi/library.ts";
+import { AioContext, AioError, EventNotifier, type RemoteContext, wakeContext } from "../mod.ts";
+import { boardWords, notifierFd, PlaceWord } from "./context_place.ts";
 import { eachFdmon } from "./each_fdmon.ts";
 import { libc } from "./libc.ts";
 import { openFiles } from "./open_files.ts";
+
+const board = Board.of(loadShim());
+
+/** Takes all places that are free. */
+function claimAll(): { words: Int32Array; bases: number[] } {
+  const bases: number[] = [];
+  for (;;) {
+    try {
+      bases.push(board.claim(-1));
+    } catch (error) {
+      if (!(error instanceof AioError)) throw error;
+      return { words: board.words, bases };
+    }
+  }
+}
+
+function releasePlace(base: number): void {
+  board.close(base);
+  assert(board.release(base));
+}
 
 eachFdmon("AioContext: cannot be posted, and says so; its remote() can", (makeContext) => {
   using ctx = makeContext();
@@ -23,34 +46,66 @@ eachFdmon("AioContext: cannot be posted, and says so; its remote() can", (makeCo
   assert(Deno.inspect(ctx).startsWith("AioContext"));
 });
 
-eachFdmon("wakeContext: a handle whose parts do not belong together writes to nobody", (make) => {
-  using ctx = make();
-  using other = make();
-  using notifier = new EventNotifier();
-  const { words, fd } = ctx.remote();
-  for (const wrong of [notifier.fd, other.remote().fd, 2 ** 32 + fd, 2 ** 31, fd + 0.5, NaN]) {
-    assertThrows(() => wakeContext({ words, fd: wrong }), TypeError, "not one of ctx.remote()");
+eachFdmon("wakeContext: a handle outlives its context and wakes no other in its place", (make) => {
+  const handles = new Map<number, RemoteContext>();
+  for (let contexts = 0; contexts < 3; contexts++) {
+    const ctx = make();
+    const remote = ctx.remote();
+    ctx[Symbol.dispose]();
+    assertEquals(wakeContext(remote), false);
+    handles.set(remote.place, remote);
   }
+  const { words, bases } = claimAll();
+  try {
+    for (const [place, remote] of handles) {
+      assert(bases.includes(place), "a place that was not given back");
+      assertEquals(wakeContext(remote), false);
+      assertEquals(words[place + PlaceWord.notified], 0);
+    }
+  } finally {
+    for (const base of bases) releasePlace(base);
+  }
+});
+
+Deno.test("wakeContext: reads each part of a handle once", () => {
+  using ctx = new AioContext();
+  const { board, place, generation } = ctx.remote();
   // Getters may answer differently each time; whoever is asked once cannot be fooled.
   let reads = 0;
   const changing = {
-    words,
-    get fd() {
-      return reads++ === 0 ? fd : notifier.fd;
+    board,
+    generation,
+    get place() {
+      return reads++ === 0 ? place : -1;
     },
   };
   assert(wakeContext(changing));
-  assertEquals([reads, notifier.testAndClear()], [1, false]);
+  assertEquals(reads, 1);
+});
+
+Deno.test("AioContext: one too many for the board says so, and leaves no fd", () => {
+  const files = openFiles();
+  const { bases } = claimAll();
+  try {
+    assertThrows(() => new AioContext(), AioError, "this process has 8192 contexts already");
+    assertEquals(openFiles(), files);
+  } finally {
+    for (const base of bases) releasePlace(base);
+  }
+  new AioContext()[Symbol.dispose]();
 });
 
 eachFdmon("dispose: a thread that ended inside a wake-up does not keep it", (makeContext) => {
   const files = openFiles();
   const ctx = makeContext();
-  const { words, fd } = ctx.remote();
+  const remote = ctx.remote();
+  const fd = notifierFd(ctx);
   // What a Worker leaves behind that is terminated between entering and leaving.
-  Atomics.add(words, 2, 1);
+  Atomics.add(boardWords, remote.place + PlaceWord.users, 1);
   ctx[Symbol.dispose]();
-  assertEquals(wakeContext({ words, fd }), false);
+  assertEquals(wakeContext(remote), false);
+  // Nor is the place given to anybody else.
+  assert(!claimAll().bases.map((base) => (releasePlace(base), base)).includes(remote.place));
   // The fd is left open, as the thread might still write to it.
   assertEquals(openFiles().filter((file) => !files.includes(file)), [
     `${fd} anon_inode:[eventfd]`,
@@ -62,7 +117,7 @@ eachFdmon(
   "poll: the context's own fd closed by somebody is an error, not the end",
   (makeContext, fdmon) => {
     const ctx = makeContext({ pollParams: { maxNs: 0 } });
-    const { fd } = ctx.remote();
+    const fd = notifierFd(ctx);
     ctx.poll(false);
     libc.close(fd);
     using notifier = new EventNotifier();

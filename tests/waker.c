@@ -2,20 +2,22 @@
  * Waking a context from a thread of C: what wakeContext() in
  * src/context_notifier.ts does, for tests and as an example to copy.
  *
- * The address of ctx.remote().words and its fd are all a thread needs. The
- * words must outlive its last call; the eventfd need not, see users.
+ * The numbers of ctx.remote() are all a thread needs: the context's place stands
+ * in memory that is never unmapped, 4 * place bytes from the address that board
+ * is; generation tells the context from others that have the place afterwards.
  */
 #include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
 #include <unistd.h>
 
-/* ctx.remote().words */
+/* The first line of struct aio_place in shim/aio.h. */
 struct remote_context {
 	_Atomic uint32_t notified;  /* a wake-up since the loop last looked */
 	_Atomic uint32_t notify_me; /* the loop sleeps or is about to */
 	_Atomic uint32_t users;     /* threads in here, and CLOSED */
 	int32_t fd;
+	_Atomic uint32_t generation; /* how many contexts have had the place */
 };
 
 #define CLOSED 0x80000000u
@@ -26,19 +28,20 @@ struct remote_context {
  * must be visible before notify_me is loaded. Whatever the loop shall find
  * must be stored before the call.
  */
-static int wake_context(struct remote_context *remote)
+static int wake_context(struct remote_context *remote, uint32_t generation)
 {
 	uint32_t users = remote->users++;
 	uint64_t one = 1;
+	int open = !(users & CLOSED) && remote->generation == generation;
 
-	if (!(users & CLOSED)) {
+	if (open) {
 		remote->notified = 1;
 		/* EAGAIN means readable already, which is all it takes. */
 		if (remote->notify_me && write(remote->fd, &one, 8) < 0)
 			one = 0;
 	}
 	remote->users--;
-	return !(users & CLOSED);
+	return open;
 }
 
 static int64_t now_ns(void)
@@ -62,22 +65,22 @@ struct post {
  * between awake and asleep. Returns how many it posted: fewer when the context is disposed;
  * -number when that wake-up was lost.
  */
-int32_t run_waker(struct remote_context *remote, struct post *post,
-		  uint32_t wake_ups, uint32_t wait_every, uint32_t pause_ns,
+int32_t run_waker(struct remote_context *remote, uint32_t generation,
+		  struct post *post, uint32_t wake_ups, uint32_t wait_every, uint32_t pause_ns,
 		  uint32_t seed)
 {
 	for (uint32_t number = 1; number <= wake_ups; number++) {
 		int64_t start;
 
 		post->posted = number;
-		if (!wake_context(remote))
+		if (!wake_context(remote, generation))
 			return (int32_t)number - 1;
 		seed = seed * 1664525 + 1013904223;
 		if ((uint64_t)seed * wait_every >> 32)
 			continue;
 		start = now_ns();
 		while (post->seen != number) {
-			if (remote->users & CLOSED)
+			if (remote->users & CLOSED || remote->generation != generation)
 				return (int32_t)number;
 			if (now_ns() - start > LOST_NS)
 				return -(int32_t)number;

@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { addressOfShared } from "../ffi/memory.ts";
 import { type AioContext, EventNotifier, PollWord } from "../mod.ts";
 import { compileLibrary } from "./compile.ts";
+import { boardWords as words, PlaceWord } from "./context_place.ts";
 import { eachFdmon } from "./each_fdmon.ts";
 
 const WAKE_UPS = 50_000, ENDLESS = 2 ** 31 - 1;
@@ -14,7 +15,7 @@ const POST_WORDS = 2;
 const text = Deno.readTextFileSync(new URL("waker.c", import.meta.url));
 const library = Deno.dlopen(await compileLibrary(text, ["-O2", "-Wextra", "-std=gnu11"]), {
   run_waker: {
-    parameters: ["pointer", "pointer", "u32", "u32", "u32", "u32"],
+    parameters: ["pointer", "u32", "pointer", "u32", "u32", "u32", "u32"],
     result: "i32",
     nonblocking: true,
   },
@@ -49,10 +50,19 @@ class Wakers {
   constructor(ctx: AioContext, wakeUps: number, mode: Mode, seed: number) {
     const { threads: length, waitEvery, pauseNs } = mode;
     this.words = new Int32Array(new SharedArrayBuffer(length * POST_WORDS * 4));
-    const remote = pointerTo(ctx.remote().words);
+    const { board: at, place, generation } = ctx.remote();
+    const remote = Deno.UnsafePointer.create(BigInt(at + place * 4));
     const threads = Array.from({ length }, (_, index) => {
       const post = pointerTo(this.words, index * POST_WORDS);
-      return library.symbols.run_waker(remote, post, wakeUps, waitEvery, pauseNs, seed + index);
+      return library.symbols.run_waker(
+        remote,
+        generation,
+        post,
+        wakeUps,
+        waitEvery,
+        pauseNs,
+        seed + index,
+      );
     });
     this.ended = Promise.all(threads);
   }
@@ -98,7 +108,7 @@ for (const [name, mode] of Object.entries(MODES)) {
 eachFdmon("dispose: while C threads wake the context", async (makeContext) => {
   for (let round = 0; round < 20; round++) {
     const ctx = makeContext({ pollParams: { maxNs: round % 2 === 0 ? 0 : 20_000 } });
-    const { words } = ctx.remote();
+    const { place } = ctx.remote();
     const wakers = new Wakers(ctx, ENDLESS, MODES["a sleeping loop"], round);
     while (Atomics.load(wakers.words, 0) < 100 * round) {
       ctx.poll(true);
@@ -107,6 +117,10 @@ eachFdmon("dispose: while C threads wake the context", async (makeContext) => {
     ctx[Symbol.dispose]();
     const counts = await wakers.ended;
     assert(counts.every((count) => count >= 0), `round ${round}: ${counts}`);
-    assertEquals(Atomics.load(words, 2) >>> 0, 0x8000_0000, "threads inside a wake-up");
+    assertEquals(
+      Atomics.load(words, place + PlaceWord.users) >>> 0,
+      0x8000_0000,
+      "threads inside a wake-up",
+    );
   }
 });

@@ -1,0 +1,190 @@
+/**
+ * The board: where every context of the process has a place, whatever isolate made it.
+ *
+ * A place is a few words of memory that the shim owns and never unmaps, so a thread that knows its
+ * number and generation can wake the context that has it, or find out that it is gone; nothing has
+ * to be handed over for that but numbers. Who owns which word:
+ *
+ * - `notified`: set by any waker, cleared by the loop. `notifyMe`: the loop's. How the two keep
+ *   wake-ups from being lost stands in src/context_notifier.ts.
+ * - `users`: counts threads inside a wake-up; carries CLOSED while nobody has the place.
+ * - `fd`: the eventfd, written by `claim` before it opens the place.
+ * - `generation`: one more for each context that has had the place; written by `claim` likewise.
+ * - `owner`: the thread whose context it is, 0 for a place that is free; RETIRED where a thread ended
+ *   inside a wake-up, and nobody can know any more whether it will write to the eventfd.
+ * - `groups`, `links`: a bit for each link on which something is new. Set by whoever has put it there,
+ *   the link's first; taken by the loop, the groups' first. So a bit that is set is found or will be.
+ */
+import { AioError, Errno } from "./errno.ts";
+import { PlaceLayout } from "./layout.ts";
+import { mapWords } from "./memory.ts";
+import type { Shim } from "./shim_symbols.ts";
+
+const { aio_place: PLACE } = PlaceLayout;
+const PLACES = 8192;
+const PLACE_WORDS = PLACE.sizeof / 4;
+
+/** Words of a place, from its first one. */
+export const PlaceWord = {
+  notified: PLACE.notified / 4,
+  notifyMe: PLACE.notify_me / 4,
+  users: PLACE.users / 4,
+  fd: PLACE.fd / 4,
+  generation: PLACE.generation / 4,
+  owner: PLACE.owner / 4,
+  groups: PLACE.groups / 4,
+  links: PLACE.links / 4,
+} as const;
+
+/** Groups of 32 links, each with a word of bits. */
+export const LINK_GROUPS = 32;
+
+/** Sign bit of `users`. */
+const CLOSED = 0x8000_0000 | 0;
+const RETIRED = -1;
+
+/**
+ * How long `release` waits for threads inside a wake-up. Each needs a system call's time; one that
+ * was terminated there never leaves.
+ */
+const USERS_GONE_NS = 1e9;
+
+const boards = new WeakMap<Shim, Board>();
+
+/** The board of the process, as this isolate sees it. */
+export class Board {
+  /** All places, one after the other. */
+  readonly words: Int32Array<ArrayBuffer>;
+  /** Tells this board from one of another shim. */
+  readonly id: number;
+  readonly #shim: Shim;
+  readonly #address: bigint;
+  #next = 0;
+
+  private constructor(shim: Shim) {
+    this.#shim = shim;
+    this.#address = Deno.UnsafePointer.value(shim.aio_board());
+    this.id = Number(this.#address);
+    this.words = mapWords(this.#address, PLACES * PLACE_WORDS);
+  }
+
+  /** The board of a shim. */
+  static of(shim: Shim): Board {
+    let board = boards.get(shim);
+    if (board === undefined) boards.set(shim, board = new Board(shim));
+    return board;
+  }
+
+  /**
+   * Takes a place for a context of this thread.
+   *
+   * @param fd its eventfd
+   * @returns index of the place's first word
+   * @throws {AioError} when there are as many contexts as places
+   */
+  claim(fd: number): number {
+    const owner = this.#shim.aio_thread_id();
+    for (let tries = 0; tries < PLACES; tries++) {
+      const base = (this.#next + tries) % PLACES * PLACE_WORDS;
+      if (Atomics.compareExchange(this.words, base + PlaceWord.owner, 0, owner) !== 0) continue;
+      // The one before this is the last to be given out again, so that numbers are told apart.
+      this.#next = base / PLACE_WORDS + 1;
+      this.words[base + PlaceWord.notified] = this.words[base + PlaceWord.notifyMe] = 0;
+      this.words[base + PlaceWord.fd] = fd;
+      this.words.fill(0, base + PlaceWord.groups, base + PlaceWord.links + LINK_GROUPS);
+      Atomics.add(this.words, base + PlaceWord.generation, 1);
+      Atomics.and(this.words, base + PlaceWord.users, ~CLOSED);
+      return base;
+    }
+    throw new AioError(
+      "Cannot make a context",
+      "claim",
+      Errno.ENOSPC,
+      `this process has ${PLACES} contexts already: dispose some`,
+    );
+  }
+
+  /** Whether an index is that of a place, whoever has it. */
+  isPlace(base: unknown): base is number {
+    return Number.isInteger(base) && base as number >= 0 &&
+      base as number < this.words.length && base as number % PLACE_WORDS === 0;
+  }
+
+  /** Whether the context that had this generation of a place has it still. */
+  isOpen(base: number, generation: number): boolean {
+    return Atomics.load(this.words, base + PlaceWord.users) >= 0 &&
+      Atomics.load(this.words, base + PlaceWord.generation) === generation;
+  }
+
+  /** The thread whose context has a place; 0 or less where none does. */
+  owner(base: number): number {
+    return Atomics.load(this.words, base + PlaceWord.owner);
+  }
+
+  /** Which context has the place now. */
+  generation(base: number): number {
+    return Atomics.load(this.words, base + PlaceWord.generation);
+  }
+
+  /** Address of the word that the spin watches. */
+  notifiedAddress(base: number): bigint {
+    return this.#address + BigInt((base + PlaceWord.notified) * 4);
+  }
+
+  /**
+   * Wakes a context, from any thread. Costs a system call only if it sleeps.
+   *
+   * @param signal writes to an eventfd
+   * @param link number of the link on which something is new for it, or -1
+   * @returns false when it is disposed
+   */
+  wake(base: number, generation: number, signal: (fd: number) => void, link = -1): boolean {
+    const { words } = this;
+    // While `users` counts this thread the eventfd stays open; its partner is `close`.
+    const users = Atomics.add(words, base + PlaceWord.users, 1);
+    try {
+      if (users < 0 || Atomics.load(words, base + PlaceWord.generation) !== generation) {
+        return false;
+      }
+      if (link !== -1) {
+        Atomics.or(words, base + PlaceWord.links + (link >> 5), 1 << (link & 31));
+        Atomics.or(words, base + PlaceWord.groups, 1 << (link >> 5));
+      }
+      Atomics.store(words, base + PlaceWord.notified, 1);
+      if (Atomics.load(words, base + PlaceWord.notifyMe) !== 0) signal(words[base + PlaceWord.fd]);
+      return true;
+    } finally {
+      Atomics.sub(words, base + PlaceWord.users, 1);
+    }
+  }
+
+  /** Lets no thread begin a wake-up any more; false where the place was closed before. */
+  close(base: number): boolean {
+    return Atomics.or(this.words, base + PlaceWord.users, CLOSED) >= 0;
+  }
+
+  /**
+   * Gives a closed place back, once no thread is inside a wake-up.
+   *
+   * @returns false where one never left: the eventfd has to stay open, as its number must not become
+   *   somebody else's while that one may still write to it
+   */
+  release(base: number): boolean {
+    const { words } = this;
+    const untilNs = this.#shim.aio_now() + USERS_GONE_NS;
+    while ((Atomics.load(words, base + PlaceWord.users) & ~CLOSED) !== 0) {
+      if (this.#shim.aio_now() <= untilNs) continue;
+      Atomics.store(words, base + PlaceWord.owner, RETIRED);
+      return false;
+    }
+    Atomics.store(words, base + PlaceWord.owner, 0);
+    return true;
+  }
+
+  /** The places whose contexts belong to a thread. */
+  *placesOf(thread: number): Generator<number> {
+    for (let base = 0; base < this.words.length; base += PLACE_WORDS) {
+      if (this.owner(base) === thread) yield base;
+    }
+  }
+}
