@@ -52,6 +52,8 @@ export {
   type ShutdownHow,
 } from "./src/io/socket.ts";
 export type { ListenOptions, SocketOptions } from "./src/io/socket_maker.ts";
+export type { ExposedFunction } from "./src/threads/link_end.ts";
+export { type FunctionName, Peer, type ResultOf, type ValuesOf } from "./src/threads/peer.ts";
 export { TimerFd, type TimerFdOptions } from "./src/io/timer_fd.ts";
 export type { FileStatus } from "./src/io/statx.ts";
 export { PollWord } from "./src/poll_word.ts";

@@ -222,14 +222,10 @@ struct aio_place {
 	uint32_t links[32];          /* 68: bits of links with something new */
 };
 
-/*
- * A link of two contexts: its head, described in ffi/board.ts, and a ring for
- * each direction.
- */
+/* Links of two contexts: the heads of all, then two rings for each. */
 #define AIO_LINKS 1024u
-#define AIO_LINK_HEAD 4096u
+#define AIO_LINK_HEAD 512u /* see ffi/link.ts */
 #define AIO_LINK_RING 65536u
-#define AIO_LINK_BYTES (AIO_LINK_HEAD + 2 * AIO_LINK_RING)
 
 AIO_EXPORT struct aio_place *aio_board(void);
 AIO_EXPORT void *aio_links(void);

@@ -20,6 +20,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define HEADS ((size_t)AIO_LINKS * AIO_LINK_HEAD)
+#define RINGS ((size_t)2 * AIO_LINK_RING) /* of a link */
+#define LINK_MEMORY (HEADS + AIO_LINKS * RINGS)
+
 static struct aio_place board[AIO_PLACES];
 static void *links;
 
@@ -36,28 +40,26 @@ void *aio_links(void)
 
 	if (memory)
 		return memory;
-	memory = mmap(NULL, AIO_LINKS * AIO_LINK_BYTES, PROT_READ | PROT_WRITE,
+	memory = mmap(NULL, LINK_MEMORY, PROT_READ | PROT_WRITE,
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (memory == MAP_FAILED)
 		return NULL;
 	if (__atomic_compare_exchange_n(&links, &nobodys, memory, 0,
 					__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 		return memory;
-	munmap(memory, AIO_LINKS * AIO_LINK_BYTES);
+	munmap(memory, LINK_MEMORY);
 	return nobodys;
 }
 
-/* Gives back what the messages of a link have taken up, all but its head. */
+/* Gives back what the messages of a link have taken up, but its head. */
 int32_t aio_link_release(uint32_t link)
 {
 	char *memory = aio_links();
 
 	if (!memory || link >= AIO_LINKS)
 		return -EINVAL;
-	memory += (size_t)link * AIO_LINK_BYTES + AIO_LINK_HEAD;
-	return madvise(memory, AIO_LINK_BYTES - AIO_LINK_HEAD, MADV_DONTNEED) ?
-		       -errno :
-		       0;
+	memory += HEADS + link * RINGS;
+	return madvise(memory, RINGS, MADV_DONTNEED) ? -errno : 0;
 }
 
 int32_t aio_thread_id(void)

@@ -11,9 +11,9 @@
 import type { SocketAddress } from "../ffi/socket_address.ts";
 import { AioHandler, type FdHandler, readFdHandler, requireFreeWord } from "./aio_handler.ts";
 import { type BottomHalf, type BottomHalfOptions, QueuedBottomHalf } from "./bottom_half.ts";
-import { Attachment } from "./attachment.ts";
 import type { CallbackErrors } from "./callback_errors.ts";
-import type { RemoteContext } from "./context_notifier.ts";
+import { readRemote, type RemoteContext } from "./context_notifier.ts";
+import { ContextDrivers } from "./context_drivers.ts";
 import { ContextParts } from "./context_parts.ts";
 import type { ContextRequests } from "./context_requests.ts";
 import {
@@ -24,9 +24,7 @@ import {
   refusePosting,
   requireFunction,
 } from "./context_types.ts";
-import { DelegatedSleep } from "./delegated_sleep.ts";
 import type { HandlerRegistry } from "./handler_registry.ts";
-import { findRunJobs } from "./host_loop.ts";
 import { AioFile, type OpenFileOptions } from "./io/aio_file.ts";
 import type { AioBuffers } from "./io/buffers.ts";
 import type { AioListener } from "./io/listener.ts";
@@ -35,8 +33,10 @@ import type { AioSocket } from "./io/socket.ts";
 import type { ListenOptions, SocketOptions } from "./io/socket_maker.ts";
 import type { Iteration } from "./iteration.ts";
 import { mergePollParams, type PollParams } from "./polling_time.ts";
-import { Runner, type RunOptions } from "./runner.ts";
+import type { RunOptions } from "./runner.ts";
 import type { AddedRequest, CompleteSqe, PrepareSqe } from "./sqe_request.ts";
+import type { ExposedFunction } from "./threads/link_end.ts";
+import { Peer } from "./threads/peer.ts";
 import { ListedTimer, type Timer } from "./timer_list.ts";
 import { contextMade, type Trace } from "./trace.ts";
 
@@ -63,10 +63,7 @@ export class AioContext implements Disposable {
   readonly #handlers: HandlerRegistry;
   readonly #requests: ContextRequests;
   readonly #iteration: Iteration;
-  readonly #runner: Runner;
-  readonly #attachment: Attachment;
-  readonly #sleep: DelegatedSleep;
-  #tornDown = false;
+  readonly #drivers: ContextDrivers;
   #polls = 0;
 
   /**
@@ -81,6 +78,7 @@ export class AioContext implements Disposable {
       readContextOptions(options),
       () => this.#noteChange(),
       (verb) => this.#requireOpen(verb),
+      () => this.#drivers.attachment.keepAlive(),
     );
     this.#parts = parts;
     this.trace = parts.trace;
@@ -88,16 +86,7 @@ export class AioContext implements Disposable {
     this.#handlers = parts.handlers;
     this.#requests = parts.requests;
     this.#iteration = parts.iteration;
-    this.#sleep = new DelegatedSleep(parts);
-    const poll = () => this.poll(true);
-    const driver = { ...parts, runJobs: findRunJobs(), poll, sleep: this.#sleep };
-    this.#attachment = new Attachment({ ...driver, requests: parts.requests.queue });
-    this.#runner = new Runner({
-      ...driver,
-      isDriven: () => this.#attachment.attached,
-      isBusy: () => this.#isBusy(),
-      now: () => parts.system.now(),
-    });
+    this.#drivers = new ContextDrivers(parts, this);
     parts.coroutines.giveTo(this);
     refusePosting(this);
     contextMade(this);
@@ -168,11 +157,39 @@ export class AioContext implements Disposable {
     this.#noteChange();
   }
 
-  /** A handle for other threads; post it to a Worker and call `wakeContext` there. */
+  /** A handle for other threads, to be given to any Worker: for `wakeContext` and `peer` there. */
   remote(): RemoteContext {
     this.#requireOpen("make a remote handle");
-    this.#iteration.shared = true;
+    this.#parts.share();
     return this.#parts.notifier.remote;
+  }
+
+  /**
+   * Lets other contexts call functions of this one by name, through `peer`. They run in its dispatch
+   * phase, in its thread.
+   *
+   * @param functions by name; what is exposed already stays
+   * @returns what `remote` returns, with the types of the functions
+   * @throws {TypeError} for what is no function, or a name that is taken
+   */
+  expose<Functions extends Readonly<Record<string, ExposedFunction>>>(
+    functions: Functions,
+  ): RemoteContext<Functions> {
+    this.#requireOpen("expose functions");
+    this.#parts.messages.expose(functions);
+    return this.#parts.notifier.remote as RemoteContext<Functions>;
+  }
+
+  /**
+   * Another context, of this thread or any other, to call what it exposes.
+   *
+   * @param remote what its `remote` or `expose` returned
+   * @throws {TypeError} when that is no such handle; {AioError} where there are too many peers
+   */
+  peer<Functions>(remote: RemoteContext<Functions>): Peer<Functions> {
+    this.#requireOpen("make a peer");
+    const { messages, notifier } = this.#parts;
+    return new Peer(messages, messages.connect(readRemote(remote, notifier.board, "make a peer")));
   }
 
   /**
@@ -257,7 +274,7 @@ export class AioContext implements Disposable {
   ): Promise<Result> {
     this.#requireOpen("run");
     requireFunction(task, "run");
-    return await this.#runner.run(task, options);
+    return await this.#drivers.runner.run(task, options);
   }
 
   /**
@@ -266,24 +283,22 @@ export class AioContext implements Disposable {
    */
   attach(): void {
     this.#requireOpen("attach");
-    this.#attachment.attach();
-    this.#runner.wake(); // It finds somebody else driving.
+    this.#drivers.attach();
   }
 
   /** Takes the context out of Deno's loop: it is polled by hand again, or by `run`. */
   detach(): void {
-    this.#attachment.detach();
-    if (this.#runner.resting) this.#runner.wake();
+    this.#drivers.detach();
   }
 
   /** Keeps the process alive while the context is attached. */
   ref(): void {
-    this.#attachment.ref();
+    this.#drivers.attachment.ref();
   }
 
   /** Takes `ref` back: the process may end while the attached context sleeps without requests. */
   unref(): void {
-    this.#attachment.unref();
+    this.#drivers.attachment.unref();
   }
 
   /** Keeps handlers marked isExternal from running until as many calls of `enableExternal`. */
@@ -347,7 +362,7 @@ export class AioContext implements Disposable {
       this.#errors.report(error);
     }
     if (this.trace.active) this.trace.endIteration(progress);
-    if (this.#iteration.disposed && this.#handlers.walkDepth === 0) this.#tearDown();
+    if (this.#iteration.disposed && this.#handlers.walkDepth === 0) this.#parts.tearDown();
     this.#errors.end(outerErrors);
     return progress;
   }
@@ -363,37 +378,20 @@ export class AioContext implements Disposable {
    */
   [Symbol.dispose](): void {
     if (this.#iteration.disposed) return;
-    this.detach();
-    this.#sleep.dispose();
+    this.#drivers.dispose();
     this.#iteration.disposed = true;
     this.#iteration.changed = true;
     this.#parts.timers.clear();
     this.#parts.coroutines.dispose();
     this.#parts.bottomHalves.clear();
     this.#handlers.deleteAll();
-    if (this.#handlers.walkDepth === 0) this.#tearDown();
+    this.#parts.endMessages();
+    if (this.#handlers.walkDepth === 0) this.#parts.tearDown();
     this.#errors.throwOutside();
   }
 
   #noteChange(): void {
     this.#iteration.changed = true;
-    if (this.#attachment.attached) this.#attachment.wake();
-    else if (this.#runner.resting) this.#runner.wake();
-  }
-
-  /** Whether anything can happen that nobody on this thread begins. */
-  #isBusy(): boolean {
-    if (this.#iteration.disposed) return false;
-    return this.#requests.queue.inFlight !== 0 || this.#handlers.size !== 0 ||
-      this.#parts.timers.size !== 0 ||
-      this.#parts.bottomHalves.urgentCount + this.#parts.bottomHalves.idleCount !== 0 ||
-      this.#iteration.shared ||
-      this.#parts.notifier.notified;
-  }
-
-  #tearDown(): void {
-    if (this.#tornDown) return;
-    this.#tornDown = true;
-    for (const part of this.#parts.disposed) this.#errors.attempt(() => part.dispose());
+    this.#drivers.wake();
   }
 }

@@ -16,7 +16,6 @@ import type { System } from "../ffi/system.ts";
 import type { DelegatedSleep } from "./delegated_sleep.ts";
 import type { RunJobs } from "./host_loop.ts";
 import type { Iteration } from "./iteration.ts";
-import type { RequestQueue } from "./request_queue.ts";
 
 /** How long a turn keeps Deno's loop waiting while it makes progress, in ns. */
 const TURN_NS = 200_000;
@@ -28,7 +27,8 @@ const WITHOUT_WAITER_MS = 5;
 export interface AttachmentParts {
   readonly system: System;
   readonly iteration: Iteration;
-  readonly requests: RequestQueue;
+  /** Whether something is under way whose end somebody waits for. */
+  readonly isAwaited: () => boolean;
   readonly sleep: DelegatedSleep;
   /** Runs promise jobs; null where that cannot be done. */
   readonly runJobs: RunJobs | null;
@@ -74,22 +74,23 @@ export class Attachment {
   /** Keeps the process alive while the context sleeps. */
   ref(): void {
     this.#wanted = true;
-    this.#keepAlive();
+    this.keepAlive();
   }
 
   /** Lets the process end while the context sleeps, unless requests are in flight. */
   unref(): void {
     this.#wanted = false;
-    this.#keepAlive();
+    this.keepAlive();
   }
 
-  #keepAlive(): void {
+  /** What is under way has changed: the process has to stay alive for it, or need not any more. */
+  keepAlive(): void {
     const { sleep } = this.#parts;
     if (this.#attached && sleep.active) sleep.keepAlive(this.#isNeeded());
   }
 
   #isNeeded(): boolean {
-    return this.#wanted || this.#parts.requests.inFlight !== 0;
+    return this.#wanted || this.#parts.isAwaited();
   }
 
   /** The context has been changed: a turn is due. */

@@ -47,6 +47,8 @@ export class ContextNotifier {
   readonly board: Board;
   /** Index of its place on the board. */
   readonly place: number;
+  /** Called when a wake-up is accepted, from within an iteration; throws nothing. */
+  accepted: (() => void) | null = null;
   readonly #words: Int32Array<ArrayBuffer>;
   readonly #notified: number;
   readonly #notifyMe: number;
@@ -88,6 +90,11 @@ export class ContextNotifier {
     Atomics.store(this.#words, this.#notified, 1);
   }
 
+  /** Something is new at a link of the context. */
+  get hasNews(): boolean {
+    return Atomics.load(this.#words, this.place + PlaceWord.groups) !== 0;
+  }
+
   /** Announces the sleep; `notified` has to be looked at afterwards, never before. */
   announce(): void {
     Atomics.store(this.#words, this.#notifyMe, 1);
@@ -99,17 +106,13 @@ export class ContextNotifier {
     this.#words[this.#notifyMe] = 0;
   }
 
-  /**
-   * Clears `notified`, before the work it may stand for is looked for.
-   *
-   * @returns whether it was set
-   */
-  accept(): boolean {
+  /** Clears `notified`, before the work it may stand for is looked for. */
+  accept(): void {
     // A plain load is a tenth of an atomic one. A wake-up it comes too early for is accepted by the
     // next iteration, which does not sleep before.
-    if (this.#words[this.#notified] === 0) return false;
+    if (this.#words[this.#notified] === 0) return;
     Atomics.exchange(this.#words, this.#notified, 0);
-    return true;
+    this.accepted?.();
   }
 
   /** Empties the eventfd. */
@@ -117,7 +120,7 @@ export class ContextNotifier {
     this.#system.drain(this.fd);
   }
 
-  /** Refuses further wake-ups; those under way are none of anybody's business any more. */
+  /** Has further wake-ups learn that the context is gone. */
   close(): void {
     this.board.close(this.place);
   }

@@ -10,7 +10,7 @@ import type { Shim } from "../ffi/shim_symbols.ts";
 import { Spin } from "../ffi/spin.ts";
 import { System } from "../ffi/system.ts";
 import { AioHandler, readFdHandler } from "./aio_handler.ts";
-import { BottomHalfQueue } from "./bottom_half.ts";
+import { BottomHalfQueue, QueuedBottomHalf } from "./bottom_half.ts";
 import { CallbackErrors } from "./callback_errors.ts";
 import { type Clock, SystemClock } from "./clock.ts";
 import { ContextNotifier } from "./context_notifier.ts";
@@ -24,6 +24,7 @@ import { Iteration } from "./iteration.ts";
 import { IterationTimes } from "./iteration_times.ts";
 import { PollMode } from "./poll_mode.ts";
 import { defaultPollParams, mergePollParams } from "./polling_time.ts";
+import { ContextMessages } from "./threads/context_messages.ts";
 import { TimerList } from "./timer_list.ts";
 import { Trace } from "./trace.ts";
 
@@ -44,17 +45,23 @@ export class ContextParts {
   readonly dispatcher: Dispatcher;
   readonly times: IterationTimes;
   readonly iteration: Iteration;
+  readonly #awaited: () => void;
+  #messages: ContextMessages | null = null;
+  #tornDown = false;
 
   /**
    * @param options as they were read
    * @param changed called when the loop must not sleep on what it knew before
    * @param requireOpen throws where the context is disposed
+   * @param awaited called when a call of another context is outstanding
    */
   constructor(
     options: AioContextOptions,
     changed: () => void,
     requireOpen: (verb: string) => void,
+    awaited: () => void,
   ) {
+    this.#awaited = awaited;
     const { fdmon, liburing } = options;
     const params = mergePollParams(defaultPollParams(), options.pollParams ?? {});
     const shim = this.shim = loadShim({ shim: options.shim });
@@ -85,9 +92,59 @@ export class ContextParts {
     this.iteration = new Iteration(params, { ...this, requests: queue });
   }
 
-  /** Those that hold something of the system, in the order in which they are to give it back. */
-  get disposed(): readonly { dispose(): void }[] {
-    return [this.requests.queue, this.handlers, this.notifier];
+  /** What passes between this context and others; made when that is first asked for. */
+  get messages(): ContextMessages {
+    return this.#messages ??= this.#makeMessages();
+  }
+
+  /** Number of calls of other contexts that have no result yet. */
+  get outstandingCalls(): number {
+    return this.#messages?.outstanding ?? 0;
+  }
+
+  /** Other threads may wake the context, or send it something, from now on. */
+  share(): void {
+    this.iteration.shared = true;
+    this.notifier.accepted ??= () => {
+      if (this.#messages !== null || this.notifier.hasNews) this.messages.arrived();
+    };
+  }
+
+  /** Whether anything can happen that nobody on this thread begins. */
+  get busy(): boolean {
+    const { requests, handlers, timers, bottomHalves, iteration, notifier } = this;
+    return requests.queue.inFlight !== 0 || handlers.size !== 0 || timers.size !== 0 ||
+      bottomHalves.urgentCount + bottomHalves.idleCount !== 0 || iteration.shared ||
+      notifier.notified;
+  }
+
+  /** Ends what passes between this context and others. */
+  endMessages(): void {
+    this.notifier.close();
+    if (this.#messages !== null || this.notifier.hasNews) this.messages.dispose();
+  }
+
+  #makeMessages(): ContextMessages {
+    const { shim, system, notifier, errors: { report } } = this;
+    this.share();
+    return new ContextMessages({
+      shim,
+      board: notifier.board,
+      place: notifier.remote,
+      signal: (fd) => system.signal(fd),
+      report,
+      awaited: this.#awaited,
+      bottomHalf: (run) => new QueuedBottomHalf(this.bottomHalves, run, "messages"),
+    });
+  }
+
+  /** Gives back to the system, once, what the parts hold of it. */
+  tearDown(): void {
+    if (this.#tornDown) return;
+    this.#tornDown = true;
+    for (const part of [this.requests.queue, this.handlers, this.notifier]) {
+      this.errors.attempt(() => part.dispose());
+    }
   }
 
   /** Counters and sizes, as they are now. */

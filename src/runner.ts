@@ -12,6 +12,7 @@
  * runner is parked.
  */
 import { AioError } from "../ffi/errno.ts";
+import type { System } from "../ffi/system.ts";
 import type { DelegatedSleep } from "./delegated_sleep.ts";
 import type { RunJobs } from "./host_loop.ts";
 import { heedSignal, ignoreSignal, readSignal } from "./io/request_signal.ts";
@@ -21,10 +22,17 @@ import type { Iteration } from "./iteration.ts";
 export interface RunOptions {
   /** Ends the run, whose promise then rejects with the signal's reason. */
   signal?: AbortSignal;
+  /**
+   * The thread is the context's, as a Worker's can be: where nothing happens it sleeps in the context
+   * itself, for 64 ms at most between two turns of Deno's loop, and wakes up the sooner for it.
+   */
+  ownsThread?: boolean;
 }
 
 /** How long a turn keeps Deno's loop waiting, in ns: while things happen, and at most. */
 const BUSY_TURN_NS = 1e6, IDLE_TURN_NS = 4e6;
+/** The same at most where the thread is the context's. */
+const OWN_TURN_NS = 64e6;
 /** Iterations between two looks at the clock. */
 const ITERATIONS_PER_LOOK = 8;
 
@@ -41,8 +49,7 @@ export interface RunnerParts {
   readonly sleep: DelegatedSleep;
   /** Whether anything in the context can happen without somebody changing it. */
   readonly isBusy: () => boolean;
-  /** The system's time in ns. */
-  readonly now: () => number;
+  readonly system: System;
 }
 
 /** Drives one context. */
@@ -54,6 +61,9 @@ export class Runner {
   #parked = false;
   #sleeping = false;
   #turnNs = BUSY_TURN_NS;
+  /** Runs that have the thread for themselves, and things Deno has to do nevertheless. */
+  #owning = 0;
+  #hosted = 0;
   readonly #turn = (): void => this.#takeTurn();
   readonly #denoEnds = (event: Event): void => this.#reportDeadlock(event);
 
@@ -71,14 +81,27 @@ export class Runner {
     const abort = () => reject(signal!.reason);
     if (signal !== null) heedSignal(signal, abort);
     this.#runs.add(reject);
+    const owns = options.ownsThread === true ? 1 : 0;
+    this.#owning += owns;
     try {
       (async () => await task())().then(resolve, reject);
       this.wake();
       return await promise;
     } finally {
       this.#runs.delete(reject);
+      this.#owning -= owns;
       if (signal !== null) ignoreSignal(signal, abort);
       if (this.#runs.size === 0) this.#rest();
+    }
+  }
+
+  /** Leaves the thread to Deno wherever nothing happens in the context, until a promise is settled. */
+  async host<Result>(promise: PromiseLike<Result>): Promise<Result> {
+    this.#hosted++;
+    try {
+      return await promise;
+    } finally {
+      this.#hosted--;
     }
   }
 
@@ -112,8 +135,11 @@ export class Runner {
     iteration.longestSleepNs = this.#turnNs;
     try {
       const progress = this.#iterate(this.#turnNs);
-      const idle = !progress && this.#turnNs === IDLE_TURN_NS;
-      this.#turnNs = progress ? BUSY_TURN_NS : Math.min(this.#turnNs * 2, IDLE_TURN_NS);
+      const own = this.#owning !== 0 && this.#hosted === 0;
+      const idle = !progress && this.#turnNs >= IDLE_TURN_NS && !own;
+      this.#turnNs = progress
+        ? BUSY_TURN_NS
+        : Math.min(this.#turnNs * 2, own ? OWN_TURN_NS : IDLE_TURN_NS);
       if (idle && this.#runs.size !== 0 && isBusy() && this.#sleep()) return;
     } catch (error) {
       this.#rejectAll(error);
@@ -124,8 +150,8 @@ export class Runner {
   }
 
   #iterate(turnNs: number): boolean {
-    const { runJobs, poll, isBusy, now } = this.#parts;
-    const untilNs = now() + turnNs;
+    const { runJobs, poll, isBusy, system } = this.#parts;
+    const untilNs = system.now() + turnNs;
     let progress = false;
     for (let iterations = 1;; iterations++) {
       const progressed = poll();
@@ -136,7 +162,7 @@ export class Runner {
       if (this.#runs.size === 0 || !isBusy()) break;
       // One that slept in vain has used the turn up.
       if (!progressed) break;
-      if (iterations % ITERATIONS_PER_LOOK === 0 && now() >= untilNs) break;
+      if (iterations % ITERATIONS_PER_LOOK === 0 && system.now() >= untilNs) break;
     }
     return progress;
   }
