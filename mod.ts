@@ -53,12 +53,27 @@ export {
 } from "./src/io/socket.ts";
 export type { ListenOptions, SocketOptions } from "./src/io/socket_maker.ts";
 export type { ExposedFunction } from "./src/threads/link_end.ts";
+export {
+  type FunctionsOf,
+  IOThread,
+  type IOThreadMain,
+  type IOThreadOptions,
+  type IOThreadScope,
+  type ThreadFunctions,
+} from "./src/threads/io_thread.ts";
+export {
+  IOThreadPool,
+  type IOThreadPoolOptions,
+  PoolAssignment,
+  type PoolPolicy,
+} from "./src/threads/io_thread_pool.ts";
+export type { ThreadContextOptions } from "./src/threads/io_thread_protocol.ts";
 export { type FunctionName, Peer, type ResultOf, type ValuesOf } from "./src/threads/peer.ts";
 export { TimerFd, type TimerFdOptions } from "./src/io/timer_fd.ts";
 export type { FileStatus } from "./src/io/statx.ts";
 export { PollWord } from "./src/poll_word.ts";
 export type { PollParams } from "./src/polling_time.ts";
-export type { RunOptions } from "./src/runner.ts";
+export type { RunOptions, RunScope } from "./src/runner.ts";
 export { type AddedRequest, type CompleteSqe, type PrepareSqe, Sqe } from "./src/sqe_request.ts";
 export type { Timer } from "./src/timer_list.ts";
 export type {

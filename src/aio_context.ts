@@ -33,7 +33,7 @@ import type { AioSocket } from "./io/socket.ts";
 import type { ListenOptions, SocketOptions } from "./io/socket_maker.ts";
 import type { Iteration } from "./iteration.ts";
 import { mergePollParams, type PollParams } from "./polling_time.ts";
-import type { RunOptions } from "./runner.ts";
+import type { RunOptions, RunScope } from "./runner.ts";
 import type { AddedRequest, CompleteSqe, PrepareSqe } from "./sqe_request.ts";
 import type { ExposedFunction } from "./threads/link_end.ts";
 import { Peer } from "./threads/peer.ts";
@@ -176,7 +176,7 @@ export class AioContext implements Disposable {
     functions: Functions,
   ): RemoteContext<Functions> {
     this.#requireOpen("expose functions");
-    this.#parts.messages.expose(functions);
+    this.#parts.messages.expose(functions, this);
     return this.#parts.notifier.remote as RemoteContext<Functions>;
   }
 
@@ -269,7 +269,7 @@ export class AioContext implements Disposable {
    *   settle the promise and Deno would therefore end
    */
   async run<Result>(
-    task: () => Result | PromiseLike<Result>,
+    task: (scope: RunScope) => Result | PromiseLike<Result>,
     options: RunOptions = {},
   ): Promise<Result> {
     this.#requireOpen("run");

@@ -29,6 +29,15 @@ export interface RunOptions {
   ownsThread?: boolean;
 }
 
+/** What the function of a run is given. */
+export interface RunScope {
+  /**
+   * Hands on a promise of something Deno does, as `fetch`. Until it is settled the thread is Deno's
+   * wherever nothing happens in the context, also if the run owns it.
+   */
+  host<Result>(promise: PromiseLike<Result>): Promise<Result>;
+}
+
 /** How long a turn keeps Deno's loop waiting, in ns: while things happen, and at most. */
 const BUSY_TURN_NS = 1e6, IDLE_TURN_NS = 4e6;
 /** The same at most where the thread is the context's. */
@@ -73,7 +82,7 @@ export class Runner {
 
   /** Calls a function and drives the context until what it returns is settled. */
   async run<Result>(
-    task: () => Result | PromiseLike<Result>,
+    task: (scope: RunScope) => Result | PromiseLike<Result>,
     options: RunOptions,
   ): Promise<Result> {
     const signal = readSignal(options);
@@ -84,7 +93,7 @@ export class Runner {
     const owns = options.ownsThread === true ? 1 : 0;
     this.#owning += owns;
     try {
-      (async () => await task())().then(resolve, reject);
+      (async () => await task({ host: (promise) => this.#host(promise) }))().then(resolve, reject);
       this.wake();
       return await promise;
     } finally {
@@ -95,8 +104,7 @@ export class Runner {
     }
   }
 
-  /** Leaves the thread to Deno wherever nothing happens in the context, until a promise is settled. */
-  async host<Result>(promise: PromiseLike<Result>): Promise<Result> {
+  async #host<Result>(promise: PromiseLike<Result>): Promise<Result> {
     this.#hosted++;
     try {
       return await promise;
@@ -150,11 +158,12 @@ export class Runner {
   }
 
   #iterate(turnNs: number): boolean {
-    const { runJobs, poll, isBusy, system } = this.#parts;
+    const { runJobs, poll, isBusy, iteration, system } = this.#parts;
     const untilNs = system.now() + turnNs;
     let progress = false;
     for (let iterations = 1;; iterations++) {
       const progressed = poll();
+      if (progressed && !progress) iteration.longestSleepNs = BUSY_TURN_NS;
       progress ||= progressed;
       // Without jobs in between nothing that follows from this iteration could happen.
       if (runJobs === null) break;

@@ -12,6 +12,7 @@
 import { type Board, LINK_GROUPS, PlaceWord } from "../../ffi/board.ts";
 import { type Link, Links, LinkSide, type PlaceOfContext } from "../../ffi/link.ts";
 import type { Shim } from "../../ffi/shim_symbols.ts";
+import type { AioContext } from "../aio_context.ts";
 import type { BottomHalf } from "../bottom_half.ts";
 import type { RemoteContext } from "../context_notifier.ts";
 import {
@@ -19,6 +20,7 @@ import {
   type ExposedFunction,
   type LinkEnd,
   type LinkEndParts,
+  RunningCalls,
   ServerEnd,
 } from "./link_end.ts";
 
@@ -35,11 +37,20 @@ export interface ContextMessageParts {
   readonly bottomHalf: (run: () => void) => BottomHalf;
 }
 
+const messagesOf = new WeakMap<AioContext, ContextMessages>();
+
+/** Settles when no call of a context by others is running. */
+export async function callsSettled(context: AioContext): Promise<void> {
+  await messagesOf.get(context)?.running.idle();
+}
+
 /** Links as this isolate sees them, for each shim. */
 const linksOf = new WeakMap<Shim, Links>();
 
 /** Messages of one context. */
 export class ContextMessages {
+  /** Calls by others that are not settled. */
+  readonly running: RunningCalls = new RunningCalls();
   readonly #parts: ContextMessageParts;
   readonly #endParts: LinkEndParts;
   readonly #links: Links;
@@ -53,7 +64,7 @@ export class ContextMessages {
   constructor(parts: ContextMessageParts) {
     const { shim, board, signal, report } = parts;
     this.#parts = parts;
-    this.#endParts = { board, signal, report };
+    this.#endParts = { board, signal, report, running: this.running };
     let links = linksOf.get(shim);
     if (links === undefined) linksOf.set(shim, links = new Links(shim));
     this.#links = links;
@@ -73,7 +84,8 @@ export class ContextMessages {
   }
 
   /** Lets others call functions by their names. */
-  expose(functions: Readonly<Record<string, ExposedFunction>>): void {
+  expose(functions: Readonly<Record<string, ExposedFunction>>, context: AioContext): void {
+    messagesOf.set(context, this);
     const entries = Object.entries(functions);
     for (const [name, run] of entries) {
       if (typeof run !== "function") {

@@ -35,8 +35,33 @@ const encoder = new MessageEncoder(), decoder = new MessageDecoder();
 // deno-lint-ignore no-explicit-any
 export type ExposedFunction = (...values: any[]) => unknown;
 
+/** Calls whose functions have begun and returned a promise that is not settled. */
+export class RunningCalls {
+  #count = 0;
+  #idle: PromiseWithResolvers<void> | null = null;
+
+  /** One has begun. */
+  begin(): void {
+    this.#count++;
+  }
+
+  /** One has ended. */
+  end(): void {
+    if (--this.#count !== 0) return;
+    this.#idle?.resolve();
+    this.#idle = null;
+  }
+
+  /** Settles when there is none. */
+  idle(): Promise<void> {
+    if (this.#count === 0) return Promise.resolve();
+    return (this.#idle ??= Promise.withResolvers<void>()).promise;
+  }
+}
+
 /** What a side of a link needs of its context. */
 export interface LinkEndParts extends OutletParts {
+  readonly running: RunningCalls;
   /** Receives what one-way functions throw. */
   readonly report: (error: unknown) => void;
 }
@@ -251,6 +276,7 @@ export class ClientEnd extends LinkEnd {
 export class ServerEnd extends LinkEnd {
   readonly #find: (name: string) => ExposedFunction | undefined;
   readonly #report: (error: unknown) => void;
+  readonly #running: RunningCalls;
   readonly #names: string[] = [];
   readonly #functions: (ExposedFunction | undefined)[] = [];
 
@@ -262,6 +288,7 @@ export class ServerEnd extends LinkEnd {
   ) {
     super(parts, link, LinkSide.server);
     this.#find = find;
+    this.#running = parts.running;
     this.#report = parts.report;
   }
 
@@ -313,11 +340,16 @@ export class ServerEnd extends LinkEnd {
 
   #answer(kind: number, call: number, result: unknown): void {
     if (typeof result === "object" && result !== null && "then" in result) {
+      this.#running.begin();
       Promise.resolve(result).then(
         (value) => {
+          this.#running.end();
           if (kind === MessageKind.call) this.#reply(MessageKind.result, call, value);
         },
-        (error) => this.#failed(kind, call, error),
+        (error) => {
+          this.#running.end();
+          this.#failed(kind, call, error);
+        },
       );
     } else if (kind === MessageKind.call) this.#reply(MessageKind.result, call, result);
   }
