@@ -34,7 +34,9 @@ const GONE_MS = 1, ALIVE_MS = 200;
 
 /** What the function of a thread is given: its context, name, and `host` of `ctx.run`. */
 export interface IOThreadScope extends RunScope {
+  /** The context that has the thread. */
   readonly ctx: AioContext;
+  /** The name that the thread was given. */
   readonly name: string;
 }
 
