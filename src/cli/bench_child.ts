@@ -22,6 +22,15 @@ import { measureDenoReads, serveDenoEcho } from "./bench_deno.ts";
 import { measureReadAllocation, measureReads, measureSqes } from "./bench_io.ts";
 import { openBlockFile } from "./scale_file.ts";
 import { serveEcho } from "./bench_sockets.ts";
+import {
+  measureAttachedIdle,
+  measureAttachedReads,
+  measureMessages,
+  measurePostRoundTrip,
+  measureRoundTrip,
+  measureScaling,
+  measureServe,
+} from "./bench_threads.ts";
 import { type RunPlan, Scenario } from "./scale_run.ts";
 
 /** Figures by name; a measurement of one figure calls it `value`. */
@@ -53,6 +62,13 @@ const MEASUREMENTS: Readonly<Record<string, (...args: string[]) => Measure | Pro
   echo: serveEcho,
   "read-deno": measureDenoReads,
   "echo-deno": serveDenoEcho,
+  "round-trip": measureRoundTrip,
+  "post-round-trip": measurePostRoundTrip,
+  messages: measureMessages,
+  scaling: measureScaling,
+  "attached-reads": measureAttachedReads,
+  "attached-idle": measureAttachedIdle,
+  serve: measureServe,
 };
 
 /** Runs a step many times; the time of one in ns. */

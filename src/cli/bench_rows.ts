@@ -5,6 +5,7 @@
  * same of ours under other circumstances. Rows that ask for the same process share it.
  */
 import { IO_ROWS } from "./bench_io_rows.ts";
+import { THREAD_ROWS } from "./bench_thread_rows.ts";
 import { ChildProbe, compileFloor, type Probe, ProgramProbe } from "./bench_probe.ts";
 import type { RunPlan } from "./scale_run.ts";
 
@@ -276,4 +277,5 @@ export const BENCH_ROWS: readonly BenchRow[] = [
     aim: 80,
   },
   ...IO_ROWS,
+  ...THREAD_ROWS,
 ];
