@@ -1,6 +1,7 @@
 /** The command `doctor`, run as a user would where something is missing and where nothing is. */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Errno } from "../ffi/errno.ts";
+import { diagnoseProcessors } from "../src/cli/doctor_processors.ts";
 import { shimOrigin } from "../ffi/library.ts";
 import { after, cliWords, type Environment } from "./child.ts";
 import { importLine, newFolder, programWords, run } from "./child.ts";
@@ -28,6 +29,7 @@ type Shape = string | { readonly [key: string]: Shape };
 const LIMIT = { soft: "number?", hard: "number?" };
 const REPORT: Shape = {
   system: { kernel: "string", processors: "number", arch: "string", deno: "string" },
+  processors: { allowed: "list", cores: "list", quota: "number?" },
   shim: { path: "string", origin: "string", sha256: "string", error: "string?" },
   liburing: { path: "string", version: "string?", error: "string?" },
   ioUring: {
@@ -68,6 +70,8 @@ function requireShape(value: unknown, shape: Shape, path: string): void {
     const fields = value as Record<string, unknown>;
     assertEquals(Object.keys(fields), Object.keys(shape), path);
     for (const key of Object.keys(shape)) requireShape(fields[key], shape[key], `${path}.${key}`);
+  } else if (shape === "list") {
+    assert(Array.isArray(value) && value.length > 0, path);
   } else if (shape === "strings") {
     assert(Array.isArray(value) && value.every((item) => typeof item === "string"), path);
   } else if (value !== null || !shape.endsWith("?")) {
@@ -92,6 +96,33 @@ Deno.test("doctor --json: has the same keys and types wherever it runs", async (
   assertEquals([here.system.kernel, here.system.deno], [Deno.osRelease(), Deno.version.deno]);
   const { code: _, ...elsewhere } = await reportRefused({ io_uring_setup: Errno.ENOSYS });
   requireShape(elsewhere, REPORT, "report");
+});
+
+Deno.test("doctor: says which processors may be used, as nproc counts them", async () => {
+  const allowed = Number((await run(["nproc"])).stdout);
+  const all = await report(cliWords(["doctor", "--json"]));
+  assertEquals([all.processors.allowed.length, all.processors.cores.flat().length], [
+    allowed,
+    allowed,
+  ]);
+  const first = all.processors.allowed[0];
+  const one = await report(["taskset", "-c", `${first}`, ...cliWords(["doctor", "--json"])]);
+  assertEquals(one.processors.allowed, [first]);
+  assert(one.advice.some((line: string) => line.startsWith("less than two processors")));
+});
+
+Deno.test("diagnoseProcessors: advises on shared cores and on a control group's quota", () => {
+  const advice: string[] = [];
+  const files = (quota: string | null, siblings: string) => (path: string) =>
+    path.endsWith("cpu.max") ? quota : siblings;
+  const free = diagnoseProcessors(files("max 100000", "own"), []);
+  const { allowed } = free;
+  assertEquals([free.quota, free.cores], [null, [allowed]]);
+  const limited = diagnoseProcessors(files("150000 100000", "one"), advice);
+  assertEquals([limited.quota, limited.cores], [1.5, [allowed]]);
+  assert(advice.some((line) => /less than two processors|of 1\.5 of/.test(line)));
+  assertEquals(allowed!.length > 1, advice.some((line) => line.includes(allowed!.join("+"))));
+  assertEquals(diagnoseProcessors(() => null, []).cores, null);
 });
 
 for (const code of ["EPERM", "ENOSYS"] as const) {

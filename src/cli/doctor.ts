@@ -32,11 +32,12 @@ export function doctor(options: DoctorOptions): number {
 }
 
 function describe(report: DoctorReport): string {
-  const { system, shim, liburing, ioUring, limits, backend } = report;
+  const { system, processors, shim, liburing, ioUring, limits, backend } = report;
   const sections = [
     describeSection("System", [
       ["kernel", system.kernel ?? NOT_KNOWN],
       ["processors", describeProcessors(system)],
+      ["may run on", describeAllowed(processors)],
       ["deno", system.deno],
     ]),
     describeSection("Libraries", [
@@ -82,6 +83,13 @@ function describeAdvice(advice: readonly string[]): string {
 
 function describeProcessors({ processors, arch }: DoctorReport["system"]): string {
   return `${processors} (${arch})${processors === 1 ? ": by default nothing is polled for" : ""}`;
+}
+
+function describeAllowed({ allowed, cores, quota }: DoctorReport["processors"]): string {
+  if (allowed === null) return NOT_KNOWN;
+  const shared = cores === null ? "" : `, ${cores.length} cores`;
+  const limited = quota === null ? "" : `, the time of ${quota} of them`;
+  return `${allowed.join(", ")}${shared}${limited}`;
 }
 
 function describeSysctl(disabled: number | null): string {

@@ -20,6 +20,7 @@ import {
 import type { Liburing } from "../../ffi/liburing_symbols.ts";
 import { SetupFlag } from "../../ffi/ring.ts";
 import { AioContext, type FdmonInfo } from "../../mod.ts";
+import { diagnoseProcessors, type Processors } from "./doctor_processors.ts";
 
 const { io_uring: RING, io_uring_params: PARAMS } = RingLayout;
 const TRIAL_ENTRIES = 4;
@@ -63,6 +64,7 @@ export interface Limit {
 /** What was found. null stands for "not known here". */
 export interface DoctorReport {
   readonly system: { kernel: string | null; processors: number; arch: string; deno: string };
+  readonly processors: Processors;
   readonly shim: Partial<ShimOrigin> & { error: string | null };
   readonly liburing: { path: string; version: string | null; error: string | null };
   readonly ioUring: {
@@ -102,6 +104,7 @@ export function makeDoctorReport(): DoctorReport {
   if (backend !== null && backend.name !== "io_uring" && ioUring.error === null) {
     advice.push(`io_uring is not used: ${backend.reason}`);
   }
+  const processors = diagnoseProcessors(readProc, advice);
   const missing = missingPermissions();
   if (missing.length > 0) advice.push(`run Deno with ${missing.join(" ")}`);
   return {
@@ -111,6 +114,7 @@ export function makeDoctorReport(): DoctorReport {
       arch: Deno.build.arch,
       deno: Deno.version.deno,
     },
+    processors,
     shim,
     liburing,
     ioUring,
