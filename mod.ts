@@ -42,7 +42,8 @@ export { AioFile, type FallocateMode, type OpenFileOptions } from "./src/io/aio_
 export { AioBuffers, type AllocateOptions, type RequestView } from "./src/io/buffers.ts";
 export { AioListener } from "./src/io/listener.ts";
 export { MemFd, type MemFdOptions, type MemFdSeal } from "./src/io/mem_fd.ts";
-export type { RequestOptions } from "./src/io/operation.ts";
+export type { FileExtent } from "./src/io/extents.ts";
+export type { RequestOptions, WriteOptions } from "./src/io/operation.ts";
 export { PidFd } from "./src/io/pid_fd.ts";
 export { SignalFd, type SignalInfo } from "./src/io/signal_fd.ts";
 export {

@@ -46,8 +46,10 @@ export class Message {
   /** Where the msghdr is, for an SQE. */
   readonly address: number;
   readonly #memory: NativeMemory;
-  readonly #segmentsMax: number;
-  readonly #fdsMax: number;
+  /** Room for segments. */
+  readonly segmentsMax: number;
+  /** Room for fds. */
+  readonly fdsMax: number;
   /** Offset of the control data, behind the segments. */
   readonly #control: number;
   #segments = 0;
@@ -61,8 +63,8 @@ export class Message {
   constructor(segmentsMax: number, fdsMax: number) {
     assert(segmentsMax >= 1 && segmentsMax <= SEGMENTS_MAX, "the kernel takes so many segments");
     assert(fdsMax >= 0 && fdsMax <= FDS_MAX, "the kernel takes so many fds");
-    this.#segmentsMax = segmentsMax;
-    this.#fdsMax = fdsMax;
+    this.segmentsMax = segmentsMax;
+    this.fdsMax = fdsMax;
     this.#control = MSGHDR.sizeof + segmentsMax * IOVEC.sizeof;
     this.#memory = allocateNative(this.#control + CMSGHDR.sizeof + fdsMax * FD_BYTES);
     this.pointer = this.#memory.pointer;
@@ -80,7 +82,7 @@ export class Message {
 
   /** Adds memory that data is sent from or received into. */
   addSegment(address: number, length: number): void {
-    assert(this.#segments < this.#segmentsMax, "there is no room for one more segment");
+    assert(this.#segments < this.segmentsMax, "there is no room for one more segment");
     const at = MSGHDR.sizeof + this.#segments++ * IOVEC.sizeof;
     this.#storeNumber(at + IOVEC.iov_base, address);
     this.#storeNumber(at + IOVEC.iov_len, length);
@@ -94,7 +96,7 @@ export class Message {
    * without any data a stream drops them silently.
    */
   setFds(fds: readonly number[]): void {
-    assert(fds.length <= this.#fdsMax, "there is no room for so many fds");
+    assert(fds.length <= this.fdsMax, "there is no room for so many fds");
     const { i32 } = this.#memory;
     const length = CMSGHDR.sizeof + fds.length * FD_BYTES;
     this.#storeNumber(this.#control + CMSGHDR.cmsg_len, length);
@@ -108,7 +110,7 @@ export class Message {
   expectFds(): void {
     this.#storeNumber(this.#control + CMSGHDR.cmsg_len, 0);
     // Without the padding, into which the kernel would put one more.
-    this.#setControlLength(CMSGHDR.sizeof + this.#fdsMax * FD_BYTES);
+    this.#setControlLength(CMSGHDR.sizeof + this.fdsMax * FD_BYTES);
   }
 
   /**

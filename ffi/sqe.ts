@@ -38,6 +38,8 @@ export const SqeOp = {
   recv: 27,
   shutdown: 34,
   ftruncate: 55,
+  /** The shim's own, see shim/execute.c; a ring refuses it. */
+  extents: 200,
 } as const;
 
 /** Flags of an SQE, as they stand in its first word behind the opcode. */

@@ -76,7 +76,7 @@ AIO_EXPORT int32_t aio_pread(int32_t fd, void *buffer, uint32_t length,
 AIO_EXPORT int32_t aio_pread_cached(int32_t fd, void *buffer, uint32_t length,
 				    double offset);
 
-/* Opcodes that aio_execute() knows, with the numbers of io_uring. */
+/* Opcodes that aio_execute() knows; io_uring has the numbers but the last. */
 enum aio_op {
 	AIO_OP_NOP = 0,
 	AIO_OP_READV = 1,
@@ -98,6 +98,13 @@ enum aio_op {
 	AIO_OP_RECV = 27,
 	AIO_OP_SHUTDOWN = 34,
 	AIO_OP_FTRUNCATE = 55,
+	AIO_OP_EXTENTS = 200, /* io_uring's numbers do not get there soon */
+};
+
+/* A part of a file, as AIO_OP_EXTENTS finds it. */
+struct aio_extent {
+	uint64_t length; /* 0: of the first one, the range's before the call */
+	uint64_t hole;   /* 8: 1, or 0 where there is data */
 };
 
 /* A request, laid out as struct io_uring_sqe; what is not used is 0. */

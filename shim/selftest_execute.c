@@ -126,6 +126,39 @@ static void files(void)
 	REQUIRE(!unlinkat(at, "file", 0) && !close(at) && !rmdir(folder));
 }
 
+static void finds_extents(void)
+{
+	int32_t fd = temporary_file(), ends[2];
+	struct aio_extent extents[4] = { { 1 << 20, 7 } };
+
+	REQUIRE(!ftruncate(fd, 1 << 20));
+	REQUIRE(pwrite(fd, "x", 1, 256 << 10) == 1);
+	REQUIRE(execute(AIO_OP_EXTENTS, fd, 0, extents, 4, 0) == 3);
+	REQUIRE(extents[0].length == 256 << 10 && extents[0].hole == 1);
+	REQUIRE(extents[1].length >= 1 && extents[1].hole == 0);
+	REQUIRE(extents[2].hole == 1);
+	REQUIRE(extents[0].length + extents[1].length + extents[2].length ==
+		1 << 20);
+	/* No more than there is room for, from off on, and cut at the end. */
+	extents[0].length = 4096;
+	REQUIRE(execute(AIO_OP_EXTENTS, fd, 4096, extents, 4, 0) == 1);
+	REQUIRE(extents[0].length == 4096 && extents[0].hole == 1);
+	extents[0].length = 1 << 20;
+	REQUIRE(execute(AIO_OP_EXTENTS, fd, 256 << 10, extents, 1, 0) == 1);
+	REQUIRE(extents[0].hole == 0);
+	/* What is beyond the end is no data. */
+	extents[0].length = 4096;
+	REQUIRE(execute(AIO_OP_EXTENTS, fd, 2 << 20, extents, 4, 0) == 1);
+	REQUIRE(extents[0].length == 4096 && extents[0].hole == 1);
+	extents[0].length = 0;
+	REQUIRE(execute(AIO_OP_EXTENTS, fd, 0, extents, 4, 0) == 0);
+	REQUIRE(execute(AIO_OP_EXTENTS, fd, 0, NULL, 0, 0) == 0);
+	extents[0].length = 1;
+	REQUIRE(!pipe(ends));
+	REQUIRE(execute(AIO_OP_EXTENTS, ends[0], 0, extents, 4, 0) == -ESPIPE);
+	REQUIRE(!close(ends[0]) && !close(ends[1]) && !close(fd));
+}
+
 static void sockets(void)
 {
 	struct sockaddr_un name = { AF_UNIX, "" }, peer;
@@ -244,6 +277,7 @@ int main(void)
 		{ "refused requests", refused },
 		{ "reads and writes", reads_and_writes },
 		{ "files", files },
+		{ "extents", finds_extents },
 		{ "sockets", sockets },
 		{ "broken pipes", broken_pipes },
 		{ "interrupted read", interrupted_read },

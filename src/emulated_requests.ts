@@ -54,6 +54,15 @@ const TRIED: ReadonlyMap<number, number> = new Map([
   [SqeOp.shutdown, 0],
 ]);
 
+/** Those of them that have flags of messages. */
+const MESSAGING: ReadonlySet<number> = new Set([
+  SqeOp.recv,
+  SqeOp.recvmsg,
+  SqeOp.send,
+  SqeOp.sendmsg,
+]);
+const MSG_DONTWAIT = 0x40;
+
 /** Opcodes for which the fd has to be ready before a thread may block on them. */
 const TRANSFERS: ReadonlyMap<number, number> = new Map([
   [SqeOp.read, IN],
@@ -72,6 +81,7 @@ const FOR_THREADS: ReadonlySet<number> = new Set([
   SqeOp.statx,
   SqeOp.fadvise,
   SqeOp.ftruncate,
+  SqeOp.extents,
 ]);
 
 /** What the requests are carried out with. */
@@ -161,9 +171,15 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
     // Behind those that wait, as otherwise bytes would be read or sent out of turn.
     const busy = events !== 0 && !isPoll && this.#waiters.get(fd)?.isBusy(events) === true;
     if (!busy && this.#attempt(slot, opcode, fd, events)) return;
+    if (this.#neverWaits(opcode)) return this.#parts.queue.completed(slot, -Errno.EAGAIN, 0);
     this.#save(slot);
     const waiters = this.#waitingFor[slot] = this.#waitersOf(fd);
     waiters.add(slot, events, isPoll, request.tellsClosing);
+  }
+
+  /** The request in `#sqe` is one of a socket that is to be made now or not at all. */
+  #neverWaits(opcode: number): boolean {
+    return MESSAGING.has(opcode) && (this.#sqe.i32[SqeWord.opFlags] & MSG_DONTWAIT) !== 0;
   }
 
   /** It is a file or a disk, which are always ready and of which any part can be had. */

@@ -3,6 +3,7 @@ import { assertEquals, assertStrictEquals } from "@std/assert";
 import { Errno } from "../ffi/errno.ts";
 import { SqeOp, SqeWord } from "../ffi/sqe.ts";
 import type { System } from "../ffi/system.ts";
+import { AioFile } from "../src/io/aio_file.ts";
 import { AioBuffers } from "../src/io/buffers.ts";
 import type { CachedReads } from "../src/io/cached_reads.ts";
 import { IoOwner } from "../src/io/io_owner.ts";
@@ -21,6 +22,8 @@ class Device implements RequestDevice {
   readonly batches = false;
   readonly started: { slot: number; opcode: number; fd: number }[] = [];
   readonly cancelled: number[] = [];
+  /** Operation flags of what has been started. */
+  readonly flags: number[] = [];
   refusal: Error | null = null;
 
   registerBuffer(): number {
@@ -32,6 +35,7 @@ class Device implements RequestDevice {
     const words = new Int32Array(16);
     request.prepare(words, 0);
     const { slot } = request;
+    this.flags.push(words[SqeWord.opFlags]);
     this.started.push({ slot, opcode: words[SqeWord.opcode], fd: words[SqeWord.fd] });
   }
 
@@ -172,4 +176,17 @@ Deno.test("RequestQueue: dispose closes what was opened, and what was to be clos
   }
   await Promise.all([done, never]);
   assertEquals(closed, [30, 32]);
+});
+
+Deno.test("AioFile.write, writev: dataSync is RWF_DSYNC", async () => {
+  const RWF_DSYNC = 2;
+  const { io, device } = make();
+  const file = await AioFile.open(io, { fd: 7 }, { write: true });
+  const memory = io.buffers.allocate(64);
+  for (const dataSync of [true, false, undefined]) {
+    file.write(memory, 0, { dataSync });
+    file.writev([memory, memory], 0, { dataSync });
+    file.writev([memory, new Uint8Array(9)], 0, { dataSync });
+  }
+  assertEquals(device.flags, [RWF_DSYNC, RWF_DSYNC, RWF_DSYNC, 0, 0, 0, 0, 0, 0]);
 });

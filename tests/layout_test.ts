@@ -121,7 +121,7 @@ Deno.test("enum aio_op: has the opcodes of SqeOp, all but those of a ring", asyn
     ...ops
   } = SqeOp;
   await compareConstants("AIO_OP_", ops);
-  assertEquals(header.match(/^\tAIO_OP_\w+ = \d+,$/gm)!.length, Object.keys(ops).length);
+  assertEquals(header.match(/^\tAIO_OP_\w+ = \d+,/gm)!.length, Object.keys(ops).length);
 });
 
 Deno.test("SocketLayout: agrees with the headers of sockets, and of signals with shim/aio.h", async () => {
@@ -129,8 +129,8 @@ Deno.test("SocketLayout: agrees with the headers of sockets, and of signals with
 });
 
 Deno.test("constants: agree with those of the C headers", async () => {
-  // Debian 12's header ends before Linux 6.9, which has ftruncate.
-  const { ftruncate: _, ...ops } = SqeOp;
+  // Debian 12's header ends before Linux 6.9, which has ftruncate; and extents are the shim's own.
+  const { ftruncate: _f, extents: _e, ...ops } = SqeOp;
   await compareConstants("IORING_OP_", ops);
   const flags = Object.entries(SqeFlag).map(([name, flag]) => [name, flag >> 8]);
   await compareConstants("IOSQE_", Object.fromEntries(flags));

@@ -12,9 +12,12 @@ import type { IoRequests } from "./io_request.ts";
 import {
   FileOperation,
   type Operation,
+  readWriteFlags,
   type RequestOptions,
   type RequestWords,
+  type WriteOptions,
 } from "./operation.ts";
+import { EXTENTS_MAX, type FileExtent, findExtents } from "./extents.ts";
 import { type FileStatus, readStatx, STATX_BYTES, STATX_MASK } from "./statx.ts";
 import { transferVector } from "./vector.ts";
 
@@ -146,14 +149,16 @@ export class AioFile implements AsyncDisposable {
    *
    * @param buffer what to write; not copied where it is from `ctx.buffers` or shared
    * @param offset where in the file, in bytes
-   * @param options a signal that cancels
+   * @param options a signal that cancels, and whether the data is to be on the disk
    * @returns bytes written, which may be fewer than the buffer has, as where the disk is full
    * @throws {AioError} what write(2) says, as ENOSPC
    */
-  write(buffer: RequestView, offset: number, options?: RequestOptions): Promise<number> {
+  write(buffer: RequestView, offset: number, options?: WriteOptions): Promise<number> {
     const owner = this.#owner;
     if (!isOffset(offset)) return Promise.reject(badWhole("offset", offset));
-    return owner.io.transfer(FileOperation.write, owner, buffer, offset, 0, options);
+    const flags = readWriteFlags(options);
+    if (typeof flags !== "number") return Promise.reject(flags);
+    return owner.io.transfer(FileOperation.write, owner, buffer, offset, flags, options);
   }
 
   /** Reads into several buffers, one after the other, with one request. See `read`. */
@@ -163,17 +168,19 @@ export class AioFile implements AsyncDisposable {
     options?: RequestOptions,
   ): Promise<number> {
     if (!isOffset(offset)) return Promise.reject(badWhole("offset", offset));
-    return transferVector(FileOperation.readv, this.#owner, buffers, offset, options);
+    return transferVector(FileOperation.readv, this.#owner, buffers, offset, 0, options);
   }
 
   /** Writes several buffers, one after the other, with one request. See `write`. */
   writev(
     buffers: readonly RequestView[],
     offset: number,
-    options?: RequestOptions,
+    options?: WriteOptions,
   ): Promise<number> {
     if (!isOffset(offset)) return Promise.reject(badWhole("offset", offset));
-    return transferVector(FileOperation.writev, this.#owner, buffers, offset, options);
+    const flags = readWriteFlags(options);
+    if (typeof flags !== "number") return Promise.reject(flags);
+    return transferVector(FileOperation.writev, this.#owner, buffers, offset, flags, options);
   }
 
   /** Has all that was written, and metadata, on the disk when it resolves. */
@@ -217,6 +224,26 @@ export class AioFile implements AsyncDisposable {
   async truncate(length: number, options?: RequestOptions): Promise<void> {
     const off = requireWhole("length", length);
     await this.#request(FileOperation.ftruncate, { off }, options);
+  }
+
+  /**
+   * Finds out which parts of a range hold data; what is beyond the end of the file does not.
+   *
+   * @param offset beginning of the range, in bytes
+   * @param length its length, in bytes
+   * @param countMax most extents wanted, from 1 on; 4096 are the most at once
+   * @returns extents from the offset on, as many as there are or are wanted
+   * @throws {AioError} EINVAL where it is no file that can tell, as a block device
+   */
+  async extents(
+    offset: number,
+    length: number,
+    countMax: number = EXTENTS_MAX,
+    options?: RequestOptions,
+  ): Promise<FileExtent[]> {
+    requireWhole("end", requireWhole("offset", offset) + requireWhole("length", length));
+    if (requireWhole("count", countMax) === 0 || length === 0) return [];
+    return await findExtents(this.#owner, offset, length, countMax, options);
   }
 
   /** What statx(2) says of the file. */

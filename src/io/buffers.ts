@@ -63,6 +63,7 @@ export class AioBuffers {
   #used = 0;
   /** Free copies by size: a page first, then twice as much each. */
   readonly #copies: Uint8Array<ArrayBuffer>[][] = [];
+  readonly #location = new Location();
 
   /**
    * Memory that the kernel reads and writes without a copy, zeroed, at a page's beginning where it
@@ -100,6 +101,17 @@ export class AioBuffers {
     }
     this.#used = start + byteLength;
     return this.#slab.subarray(start, this.#used);
+  }
+
+  /**
+   * Whether the kernel finds a view's bytes at such an alignment, as a file opened with `direct`
+   * wants it. It does where the memory is copied anyway.
+   *
+   * @param view memory for a request
+   * @param alignment in bytes
+   */
+  isAligned(view: RequestView, alignment: number): boolean {
+    return !this.#location.locate(view) || this.#location.address % alignment === 0;
   }
 
   /** Memory of at least this size, up to `COPY_BYTES_MAX`, to be given back with `giveBack`. */

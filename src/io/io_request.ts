@@ -25,6 +25,7 @@ import {
   type RequestOptions,
   type RequestWords,
 } from "./operation.ts";
+import { Messages } from "./messages.ts";
 import { FixedBuffers } from "./fixed_buffers.ts";
 import type { CachedReads, CacheHistory } from "./cached_reads.ts";
 import { IoRequest, unsettled } from "./promised_request.ts";
@@ -49,6 +50,7 @@ function failure({ operation, subject, fd, owner }: IoRequest, errno: number): A
 /** Makes requests with promises, for the files and sockets of one context. */
 export class IoRequests {
   readonly buffers: AioBuffers;
+  readonly messages: Messages = new Messages();
   readonly #queue: RequestQueue;
   /** Throws where the context is disposed. */
   readonly requireOpen: (verb: string) => void;

@@ -4,10 +4,18 @@
 import { SqeOp } from "../../ffi/sqe.ts";
 import { PollEvent } from "../../ffi/system.ts";
 
+const RWF_DSYNC = 2;
+
 /** Options of a single request. */
 export interface RequestOptions {
   /** Cancels the request: it rejects with the signal's reason, unless it is complete before. */
   signal?: AbortSignal;
+}
+
+/** Options of a request that writes to a file. */
+export interface WriteOptions extends RequestOptions {
+  /** It is complete once the data is on the disk, as after `fdatasync` (RWF_DSYNC). */
+  dataSync?: boolean;
 }
 
 /** What an operation is called in errors, and what it waits for where its fd does not block. */
@@ -59,6 +67,7 @@ export const FileOperation = {
   fallocate: operation(SqeOp.fallocate, "fallocate", "allocate room in"),
   ftruncate: operation(SqeOp.ftruncate, "ftruncate", "truncate"),
   statx: operation(SqeOp.statx, "statx", "stat"),
+  extents: operation(SqeOp.extents, "lseek", "find extents of"),
   openat: operation(SqeOp.openat, "openat", "open"),
   close: operation(SqeOp.close, "close", "close"),
 } as const;
@@ -85,4 +94,15 @@ export function operation(
   all = false,
 ): Operation {
   return { opcode, fixedOpcode: -1, syscall, verb, events, fills, disk, all };
+}
+
+/** Flags of a write, or what is wrong with its options. */
+export function readWriteFlags(options: WriteOptions | undefined): unknown {
+  try {
+    const dataSync = options?.dataSync ?? false;
+    if (typeof dataSync === "boolean") return dataSync ? RWF_DSYNC : 0;
+    return new TypeError(`Cannot write as \`dataSync\` is not a boolean: ${typeof dataSync}`);
+  } catch (error) {
+    return error;
+  }
 }

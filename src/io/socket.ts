@@ -6,23 +6,18 @@
  * sendmsg where one buffer is not enough. Invariant: fds that were received are the caller's, or are
  * closed here: none is lost.
  */
-import { FDS_MAX, Message, SEGMENTS_MAX } from "../../ffi/message.ts";
+import { FDS_MAX, type Message, SEGMENTS_MAX } from "../../ffi/message.ts";
 import { Shutdown, type Sockets } from "../../ffi/socket.ts";
 import type { SocketAddress } from "../../ffi/socket_address.ts";
-import {
-  type AioBuffers,
-  bytesOf,
-  COPY_BYTES_MAX,
-  copyBack,
-  Location,
-  type RequestView,
-} from "./buffers.ts";
+import { bytesOf, COPY_BYTES_MAX, copyBack, Location, type RequestView } from "./buffers.ts";
 import type { IoOwner } from "./io_owner.ts";
+import type { IoRequests } from "./io_request.ts";
 import { type RequestOptions, SocketOperation } from "./operation.ts";
 import { readableOf, writableOf } from "./socket_streams.ts";
 
 const MSG_NOSIGNAL = 0x4000, MSG_CMSG_CLOEXEC = 0x4000_0000;
 const FD_MAX = 0x7fff_ffff;
+const NO_FDS: readonly number[] = [];
 
 /** What a message carries. */
 export interface ReceivedMessage {
@@ -139,7 +134,7 @@ export class AioSocket implements AsyncDisposable {
 
   /** Sends several buffers, one after the other, with one request. See `send`. */
   writev(buffers: readonly RequestView[], options?: RequestOptions): Promise<number> {
-    return this.#send(buffers, [], options);
+    return this.#send(buffers, NO_FDS, options);
   }
 
   /**
@@ -200,11 +195,11 @@ export class AioSocket implements AsyncDisposable {
     fds: readonly number[],
     options: RequestOptions | undefined,
   ): Promise<number> {
-    const ownFds = readFds(fds);
+    const ownFds = fds === NO_FDS ? NO_FDS : readFds(fds);
     const { io } = this.#owner;
-    const segments = new Segments(views, io.buffers);
+    const segments = new Segments(views, io);
     if (ownFds.length !== 0 && segments.byteLength === 0) {
-      segments.giveBack(io.buffers);
+      segments.giveBack();
       throw new RangeError("Cannot send fds without data, as they would be dropped");
     }
     try {
@@ -219,7 +214,7 @@ export class AioSocket implements AsyncDisposable {
       };
       return await io.request(SocketOperation.sendmsg, this.#owner, words, options);
     } finally {
-      segments.giveBack(io.buffers);
+      segments.giveBack();
     }
   }
 
@@ -233,7 +228,7 @@ export class AioSocket implements AsyncDisposable {
       throw new RangeError(`Cannot receive as fdsMax is not 0 to ${FDS_MAX}: ${given}`);
     }
     const { io } = this.#owner;
-    const segments = new Segments(views, io.buffers);
+    const segments = new Segments(views, io);
     let fds: number[] = [];
     try {
       const message = segments.describe(fdsMax);
@@ -253,7 +248,7 @@ export class AioSocket implements AsyncDisposable {
     } finally {
       // Left over only where something threw after the fds had come.
       for (const fd of fds) io.closeNow(fd);
-      segments.giveBack(io.buffers);
+      segments.giveBack();
     }
   }
 }
@@ -261,26 +256,32 @@ export class AioSocket implements AsyncDisposable {
 /** The buffers of a message, and the copy that stands in for them where one is needed. */
 class Segments {
   readonly copy: Uint8Array<ArrayBuffer> | null;
+  readonly #io: IoRequests;
   readonly #views: readonly RequestView[];
+  /** All of the views, where a copy stands in for them. */
   readonly #bytes: readonly Uint8Array[];
   /** Bytes that can be transferred. */
   readonly byteLength: number;
   readonly #location = new Location();
+  #message: Message | null = null;
 
-  constructor(views: readonly RequestView[], buffers: AioBuffers) {
+  constructor(views: readonly RequestView[], io: IoRequests) {
+    this.#io = io;
     this.#views = readArray(views, SEGMENTS_MAX, "buffers");
-    let direct = true;
-    for (const view of this.#views) direct = this.#location.locate(view) && direct;
-    this.#bytes = this.#views.map(bytesOf);
-    const byteLength = this.#bytes.reduce((sum, bytes) => sum + bytes.byteLength, 0);
+    let direct = true, byteLength = 0;
+    for (const view of this.#views) {
+      direct = this.#location.locate(view) && direct;
+      byteLength += this.#location.byteLength;
+    }
+    this.#bytes = direct ? [] : this.#views.map(bytesOf);
     this.byteLength = direct ? byteLength : Math.min(byteLength, COPY_BYTES_MAX);
-    this.copy = direct || byteLength === 0 ? null : buffers.borrow(this.byteLength);
+    this.copy = direct || byteLength === 0 ? null : io.buffers.borrow(this.byteLength);
   }
 
   /** A message with these segments and room for fds. */
   describe(fdsMax: number): Message {
-    const message = new Message(Math.max(1, this.#views.length), fdsMax);
-    message.clear();
+    const message = this.#io.messages.take(Math.max(1, this.#views.length), fdsMax);
+    this.#message = message;
     if (this.copy !== null) {
       this.#location.locate(this.copy);
       message.addSegment(this.#location.address, this.byteLength);
@@ -293,9 +294,10 @@ class Segments {
     return message;
   }
 
-  /** Gives the copy back. */
-  giveBack(buffers: AioBuffers): void {
-    if (this.copy !== null) buffers.giveBack(this.copy);
+  /** Gives the copy and the message back. */
+  giveBack(): void {
+    if (this.copy !== null) this.#io.buffers.giveBack(this.copy);
+    if (this.#message !== null) this.#io.messages.giveBack(this.#message);
   }
 
   /** Copies what is to be sent. */
@@ -336,7 +338,9 @@ function readArray<Value>(values: readonly Value[], max: number, what: string): 
       `Cannot transfer a message as it has more than ${max} ${what}: ${length}`,
     );
   }
-  return Array.from({ length }, (_, index) => values[index]);
+  const own: Value[] = [];
+  for (let index = 0; index < length; index++) own.push(values[index]);
+  return own;
 }
 
 function readFds(fds: readonly number[]): number[] {

@@ -22,6 +22,7 @@ export async function transferVector(
   owner: IoOwner,
   views: readonly RequestView[],
   off: number,
+  opFlags: number,
   options: RequestOptions | undefined,
 ): Promise<number> {
   if (!Array.isArray(views)) {
@@ -38,8 +39,11 @@ export async function transferVector(
   const { io } = owner;
   const memory = io.buffers.borrow(Math.max(1, own.length) * IOVEC_BYTES);
   try {
-    if (!describe(own, memory)) return await oneByOne(operation, owner, own, off, options);
-    const words = { off, address: io.addressOf(memory), len: own.length, memory: [memory, own] };
+    if (!describe(own, memory)) {
+      return await oneByOne(operation, owner, own, off, opFlags, options);
+    }
+    const address = io.addressOf(memory);
+    const words = { off, address, len: own.length, opFlags, memory: [memory, own] };
     return await io.request(operation, owner, words, options);
   } finally {
     io.buffers.giveBack(memory);
@@ -64,6 +68,7 @@ async function oneByOne(
   owner: IoOwner,
   views: readonly RequestView[],
   off: number,
+  opFlags: number,
   options: RequestOptions | undefined,
 ): Promise<number> {
   const single = operation === FileOperation.readv ? FileOperation.read : FileOperation.write;
@@ -74,7 +79,7 @@ async function oneByOne(
       const at = off < 0 ? off : off + done;
       location.locate(view);
       const { byteLength } = location;
-      const count = await owner.io.transfer(single, owner, view, at, 0, options);
+      const count = await owner.io.transfer(single, owner, view, at, opFlags, options);
       done += count;
       if (count < byteLength) break;
     } catch (error) {
