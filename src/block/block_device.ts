@@ -43,6 +43,7 @@ export interface BlockDevice {
   readonly blockSize: number;
   /** Unit that is fastest. */
   readonly preferredBlockSize: number;
+  /** Nothing can be changed. */
   readonly readOnly: boolean;
   /** It is on a disk whose head moves. */
   readonly rotational: boolean;
@@ -50,6 +51,8 @@ export interface BlockDevice {
   readonly canTrim: boolean;
   /** `zero` with `fast` can succeed. */
   readonly canZeroFast: boolean;
+  /** There may be holes, so that `extents` before a long read may save most of it. */
+  readonly sparse: boolean;
 
   /**
    * Fills buffers, one after the other, from an offset on.
