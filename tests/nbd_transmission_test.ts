@@ -112,13 +112,15 @@ for (const [kind, makeExports] of Object.entries(KINDS)) {
   );
 }
 
-eachServer("NbdServer: NO_HOLE keeps the space", KINDS.file, async ({ ctx, at }) => {
+eachServer("NbdServer: NO_HOLE keeps the space", memory, async ({ ctx, at }) => {
   await using client = await NbdClient.open(ctx, at);
   const flags = Flag.noHole | Flag.fua;
   assertEquals(await client.errnoOf({ command: Cmd.write, payload: pattern(MIB) }), 0);
   assertEquals(await client.errnoOf({ command: Cmd.zeroes, flags, length: 2 * MIB }), 0);
   const { data } = await client.ask({ command: Cmd.read, length: 2 * MIB });
   assert(data.every((byte) => byte === 0));
+  const { chunks: [status] } = await client.ask({ command: Cmd.status, length: 2 * MIB });
+  assertEquals(status.data, u32(1, 2 * MIB, 0));
 });
 
 eachServer("NbdServer: errors are those of the specification", () => [
