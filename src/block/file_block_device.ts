@@ -171,7 +171,6 @@ export class FileBlockDevice implements BlockDevice {
     }
     const count = await this.#file.read(buffer, offset);
     if (count === buffer.length) return;
-    if (count === 0) throw ended("read", offset);
     await this.#transfer([buffer.subarray(count)], offset + count, false, false);
   }
 
@@ -188,7 +187,6 @@ export class FileBlockDevice implements BlockDevice {
     const [buffer] = buffers;
     const count = await this.#file.write(buffer, offset, fua ? DATA_SYNC : undefined);
     if (count === buffer.length) return;
-    if (count === 0) throw ended("write", offset);
     await this.#transfer([buffer.subarray(count)], offset + count, true, fua);
   }
 

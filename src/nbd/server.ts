@@ -151,11 +151,9 @@ export class NbdServer implements AsyncDisposable {
 
   async #accept(listener: AioListener): Promise<void> {
     for await (const socket of listener) {
-      // There was a place; somebody else may have been faster.
       await this.#waitForPlace();
       if (this.#closed !== null) return await socket.close();
       void this.#begin(socket);
-      await this.#waitForPlace();
     }
   }
 
