@@ -5,7 +5,7 @@ import { NbdServer } from "../src/nbd/mod.ts";
 import { Cmd, Flag, NbdClient, u32 } from "./nbd_client.ts";
 import { changed, eachServer, memory, MIB } from "./nbd_server.ts";
 import { pattern, rejection } from "./test_files.ts";
-import { abstractName, adoptedPair, eachLoop, goOn } from "./test_sockets.ts";
+import { abstractName, adoptedPair, eachLoop, goOn, isSame, joined } from "./test_sockets.ts";
 
 /** A device whose reads and writes wait until they are let through. */
 class Gate {
@@ -87,6 +87,34 @@ eachGate("NbdServer: takes no more memory for requests than bytesMax, but for on
   }
 });
 
+eachLoop("NbdServer: a payload stays as it is until its write is over", async (ctx) => {
+  const held: { buffers: readonly Uint8Array[]; end: () => void }[] = [];
+  const device = changed(new MemoryBlockDevice(64 * MIB), {
+    write: (buffers) => new Promise((end) => held.push({ buffers: [...buffers], end })),
+  });
+  const server = new NbdServer(ctx, [{ name: "", device }]);
+  await using client = await NbdClient.open(ctx, server.listen(abstractName()));
+  const lengths = Array.from({ length: 120 }, (_, index) => 1 + index * 977 % 9000);
+  const writes = lengths.map((length, cookie) => ({
+    command: Cmd.write,
+    cookie,
+    payload: pattern(length, cookie),
+  }));
+  // One by one, and as many as fit at once: in small buffers, in large ones, across their ends.
+  for (const write of writes.slice(0, 40)) {
+    await client.sendRequest(write);
+    await goOn(1);
+  }
+  await client.send(...writes.slice(40).map((write) => client.encode(write)));
+  await until(() => held.length === writes.length);
+  for (const [index, { buffers, end }] of held.entries()) {
+    assert(isSame(joined([...buffers]), writes[index].payload), `write ${index}`);
+    end();
+    assertEquals((await client.reply(BigInt(index), writes[index])).errno, 0);
+  }
+  await server.close();
+});
+
 eachServer(
   "NbdServer: connections that are idle hold one small buffer each",
   memory,
@@ -103,12 +131,15 @@ eachServer(
       clients.push(client);
       // A burst of small writes, which large buffers take in, and something long.
       const payload = pattern(3000);
-      const writes = Array.from(
-        { length: 100 },
-        (_, slot) => client.sendRequest({ command: Cmd.write, offset: slot * 3000, payload }),
-      );
-      for (const cookie of writes) {
-        assertEquals((await client.reply(await cookie, { command: Cmd.write })).errno, 0);
+      const writes = Array.from({ length: 100 }, (_, slot) => ({
+        command: Cmd.write,
+        cookie: slot,
+        offset: slot * 3000,
+        payload,
+      }));
+      await client.send(...writes.map((write) => client.encode(write)));
+      for (const { cookie } of writes) {
+        assertEquals((await client.reply(BigInt(cookie), { command: Cmd.write })).errno, 0);
       }
       assertEquals(await client.errnoOf({ command: Cmd.read, length: 2 * MIB }), 0);
     }

@@ -244,6 +244,37 @@ eachServer(
   },
 );
 
+const odd = () => {
+  const extents = [
+    ...[{ length: 65_536, hole: false, zero: false }, { length: 1, hole: true, zero: true }],
+    ...[{ length: 99, hole: true, zero: true }, { length: 10, hole: true, zero: false }],
+    { length: SIZE, hole: false, zero: true },
+  ];
+  const device = changed(new MemoryBlockDevice(SIZE), {
+    extents: () => Promise.resolve(extents),
+    read: () => Promise.reject(new AioError("Cannot", "test", EIO)),
+  });
+  const silent = changed(new MemoryBlockDevice(SIZE), { extents: () => Promise.resolve([]) });
+  return [{ name: "", device, default: true }, { name: "silent", device: silent }];
+};
+
+eachServer(
+  "NbdServer: extents are merged and cut, and none after an error",
+  odd,
+  async ({ ctx, at }) => {
+    await using client = await NbdClient.open(ctx, at);
+    const status = { command: Cmd.status, length: MIB };
+    const { chunks: [chunk] } = await client.ask(status);
+    assertEquals(chunk.data, u32(1, 65_536, 0, 100, 3, 10, 1, MIB - 65_646, 2));
+    const read = await client.ask({ command: Cmd.read, length: MIB });
+    assertEquals([read.errno, read.chunks.length], [EIO, 1]);
+    await using silent = await NbdClient.open(ctx, at, "structured", "silent");
+    assertEquals((await silent.ask(status)).chunks[0].data, u32(1, MIB, 0));
+    const { chunks } = await silent.ask({ command: Cmd.read, length: MIB });
+    assertEquals(chunks.map(({ type }) => type), [DATA]);
+  },
+);
+
 eachServer(
   "NbdServer: bad magic and endless payloads drop the connection alone",
   memory,
