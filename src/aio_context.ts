@@ -327,6 +327,7 @@ export class AioContext implements Disposable {
   setPollParams(changes: Partial<PollParams>): void {
     this.#requireOpen("set poll parameters");
     this.#iteration.params = mergePollParams(this.#iteration.params, changes);
+    this.#parts.requestPolling.reset();
     this.#handlers.resetPolling();
   }
 

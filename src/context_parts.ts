@@ -26,6 +26,7 @@ import { PollMode } from "./poll_mode.ts";
 import { defaultPollParams, mergePollParams } from "./polling_time.ts";
 import { ContextMessages } from "./threads/context_messages.ts";
 import { TimerList } from "./timer_list.ts";
+import { RequestPolling } from "./request_polling.ts";
 import { Trace } from "./trace.ts";
 
 /** What a context is made of. */
@@ -41,6 +42,7 @@ export class ContextParts {
   readonly notifier: ContextNotifier;
   readonly pollMode: PollMode;
   readonly requests: ContextRequests;
+  readonly requestPolling: RequestPolling;
   readonly handlers: HandlerRegistry;
   readonly dispatcher: Dispatcher;
   readonly times: IterationTimes;
@@ -77,10 +79,14 @@ export class ContextParts {
     const spin = new Spin<AioHandler>(shim, this.notifier.notifiedAddress);
     const ready = new IntrusiveList<AioHandler>();
     const times = this.times = new IterationTimes(this.clock, report);
+    const ringSpin = new Spin<never>(shim, this.notifier.words);
+    this.requestPolling = new RequestPolling({ times, ringSpin, trace });
     this.pollMode = new PollMode({ times, spin, ready, trace, notifier, report });
     this.requests = new ContextRequests({ shim, system, trace, changed, report, requireOpen });
     const { queue } = this.requests;
-    const fdmonParts = { system, spin, ready, times, notifier, requests: queue, trace, liburing };
+    const fdmonParts = {
+      ...{ system, spin, ringSpin, ready, times, notifier, requests: queue, trace, liburing },
+    };
     try {
       this.handlers = new HandlerRegistry(fdmon, fdmonParts, this.pollMode, changed, report);
     } catch (error) {
@@ -149,13 +155,16 @@ export class ContextParts {
 
   /** Counters and sizes, as they are now. */
   stats(): Omit<AioStats, "polls"> {
-    const { pollMode, handlers, dispatcher, bottomHalves, requests } = this;
+    const { pollMode, requestPolling, handlers, dispatcher, bottomHalves, requests } = this;
     return {
       waits: this.iteration.waits,
       systemCalls: this.system.calls,
       pollRuns: pollMode.runs,
       pollHits: pollMode.hits,
       pollModeNs: pollMode.totalNs,
+      requestPolls: requestPolling.runs,
+      requestPollHits: requestPolling.hits,
+      requestPollNs: requestPolling.totalNs,
       idleRemovals: pollMode.removals,
       dispatches: dispatcher.calls,
       handlers: handlers.size,

@@ -41,6 +41,12 @@ export interface AioStats {
   pollHits: number;
   /** Time spent in poll mode. */
   pollModeNs: number;
+  /** Times the ring was polled for requests in flight, beside no handlers. */
+  requestPolls: number;
+  /** Those that ended with a completion or another event. */
+  requestPollHits: number;
+  /** Time they took. */
+  requestPollNs: number;
   /** Handlers that left the poll list because they were idle. */
   idleRemovals: number;
   /** Callbacks of handlers dispatched. */

@@ -25,6 +25,8 @@ export type ReadyList = IntrusiveList<AioHandler>;
 export interface FdmonParts {
   readonly system: System;
   readonly spin: Spin<AioHandler>;
+  /** Watches no words, only the ring and the notifier. */
+  readonly ringSpin: Spin<never>;
   readonly ready: ReadyList;
   readonly times: IterationTimes;
   /** The context's own, which has to be watched for a backend to be of use. */
@@ -58,8 +60,15 @@ export interface Fdmon {
   /** The handler has left the poll list: from now on only its fd tells of work. */
   unpolled(handler: AioHandler): void;
 
-  /** The loop is about to poll in userspace: everything not polled there has to be watched. */
-  beforePolling(): void;
+  /**
+   * The loop is about to poll in userspace: everything not polled there has to be watched.
+   *
+   * @param listed the handlers on the poll list are polled
+   */
+  beforePolling(listed: boolean): void;
+
+  /** Whether the memory that a spin looks at shows the completions of requests. */
+  readonly showsCompletions: boolean;
 
   /** True when there is something to fetch that a poll of userspace memory would miss. */
   needWait(): boolean;

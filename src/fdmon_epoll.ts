@@ -23,6 +23,7 @@ const EVENTS_WORD = EVENT.events / 4, DATA_WORD = EVENT.data / 4;
 export class FdmonEpoll implements Fdmon {
   readonly name = "epoll";
   readonly supportsPolling = false;
+  readonly showsCompletions = false;
   readonly requests = null;
   readonly mayMissEvents = true;
   readonly #system: System;

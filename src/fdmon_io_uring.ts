@@ -56,11 +56,12 @@ const CANCEL_AGAIN_NS = 1e6;
 export class FdmonIoUring implements Fdmon, RequestDevice {
   readonly name = "io_uring";
   readonly supportsPolling = true;
+  readonly showsCompletions = true;
   readonly requests: RequestDevice = this;
   readonly batches = true;
   readonly #system: System;
   readonly #ring: Ring;
-  readonly #spin: Spin<AioHandler>;
+  readonly #spins: readonly Spin<unknown>[];
   readonly #ready: ReadyList;
   readonly #times: IterationTimes;
   readonly #queue: RequestQueue;
@@ -84,11 +85,13 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
     this.#trace = parts.trace;
     this.#system = parts.system;
     this.#ring = new Ring(liburing, parts.system);
-    this.#spin = parts.spin;
+    this.#spins = [parts.spin, parts.ringSpin];
     this.#ready = parts.ready;
     this.#times = parts.times;
     const { cqHead, cqTail, sqFlags } = this.#ring.addresses;
-    this.#spin.watchRing(cqHead, cqTail, sqFlags, SqFlag.taskrun | SqFlag.cqOverflow);
+    for (const spin of this.#spins) {
+      spin.watchRing(cqHead, cqTail, sqFlags, SqFlag.taskrun | SqFlag.cqOverflow);
+    }
   }
 
   update(old: AioHandler | null, replacement: AioHandler | null): void {
@@ -102,10 +105,11 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
     this.#join(this.#pending, handler, Arm.pending);
   }
 
-  beforePolling(): void {
-    if (!this.#hasChanges()) return;
+  beforePolling(listed: boolean): void {
+    if (!this.#hasChanges() && (listed || this.#held.length === 0)) return;
     this.#submitCancels();
     this.#arm(this.#pending);
+    if (!listed) this.#arm(this.#held);
     this.#enter(0);
   }
 
@@ -246,7 +250,7 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   }
 
   dispose(): void {
-    this.#spin.unwatchRing();
+    for (const spin of this.#spins) spin.unwatchRing();
     this.#mirror?.dispose();
     this.#mirror = null;
     this.#ring.dispose();

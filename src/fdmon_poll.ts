@@ -24,6 +24,7 @@ const FIRST_CAPACITY = 64;
 export class FdmonPoll implements Fdmon {
   readonly name = "poll";
   readonly supportsPolling = false;
+  readonly showsCompletions = false;
   readonly requests = null;
   readonly mayMissEvents = true;
   readonly #system: System;

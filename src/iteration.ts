@@ -18,6 +18,7 @@ import type { HandlerRegistry } from "./handler_registry.ts";
 import type { IterationTimes } from "./iteration_times.ts";
 import type { PollMode } from "./poll_mode.ts";
 import type { PollParams } from "./polling_time.ts";
+import type { RequestPolling } from "./request_polling.ts";
 import type { RequestQueue } from "./request_queue.ts";
 import type { TimerList } from "./timer_list.ts";
 import type { Trace } from "./trace.ts";
@@ -34,6 +35,7 @@ export interface IterationParts {
   readonly errors: CallbackErrors;
   readonly handlers: HandlerRegistry;
   readonly requests: RequestQueue;
+  readonly requestPolling: RequestPolling;
   readonly dispatcher: Dispatcher;
   readonly times: IterationTimes;
   readonly trace: Trace;
@@ -62,6 +64,7 @@ export class Iteration {
   readonly #errors: CallbackErrors;
   readonly #handlers: HandlerRegistry;
   readonly #requests: RequestQueue;
+  readonly #requestPolling: RequestPolling;
   readonly #dispatcher: Dispatcher;
   readonly #times: IterationTimes;
   readonly #trace: Trace;
@@ -81,6 +84,7 @@ export class Iteration {
     this.#errors = parts.errors;
     this.#handlers = parts.handlers;
     this.#requests = parts.requests;
+    this.#requestPolling = parts.requestPolling;
     this.#dispatcher = parts.dispatcher;
     this.#times = parts.times;
     this.#trace = parts.trace;
@@ -118,18 +122,22 @@ export class Iteration {
 
   /** Polls and waits until something is there to be dispatched, for as long as it may. */
   #collect(blocking: boolean): void {
+    this.#polled = false;
     this.#times.begin(this.#timers.size !== 0 || (blocking && this.#learns()));
     if (blocking) this.#computeTimeout();
     try {
-      if (this.#pollMode.size !== 0) this.#pollUserspace();
-      else this.#polled = false;
+      const ringPolled = this.#pollMode.size !== 0 && this.#pollUserspace();
+      if (!ringPolled && this.#pollsRequests) this.#pollRequests();
       this.#wait();
     } catch (error) {
       this.#notifier.withdraw();
       this.#trace.endWait(this.#dispatcher.pending);
       this.#errors.report(error);
     }
-    if (this.params.maxNs !== 0) this.#pollMode.adjust(this.params);
+    if (this.params.maxNs !== 0) {
+      this.#pollMode.adjust(this.params);
+      this.#requestPolling.learn(this.#requests.completedCount !== 0, this.params);
+    }
     this.#notifier.accept();
   }
 
@@ -152,19 +160,31 @@ export class Iteration {
     if (times.timeoutNs < 0 || leftNs < times.timeoutNs) times.timeoutNs = leftNs;
   }
 
-  /** Polls the poll list; leaves 0 of the timeout when there is work. */
-  #pollUserspace(): void {
+  /** Whether a completion is what the loop may be about to wait for, and a spin would see it. */
+  get #pollsRequests(): boolean {
+    return this.#requests.inFlight !== 0 && this.params.maxNs !== 0 &&
+      this.#handlers.fdmon.showsCompletions;
+  }
+
+  /**
+   * Polls the poll list; leaves 0 of the timeout when there is work.
+   *
+   * @returns true when it was polled for longer than a pass, and the ring with it
+   */
+  #pollUserspace(): boolean {
     const mode = this.#pollMode;
     const times = this.#times;
     const { fdmon } = this.#handlers;
-    this.#polled = false;
     let maxNs = this.params.maxNs === 0 ? 0 : mode.longestNs(this.params);
+    if (maxNs !== 0 && this.#pollsRequests) {
+      maxNs = Math.max(maxNs, this.#requestPolling.budgetNs(this.params));
+    }
     if (times.timeoutNs >= 0 && times.timeoutNs < maxNs) maxNs = times.timeoutNs;
-    if (maxNs !== 0) fdmon.beforePolling();
+    if (maxNs !== 0) fdmon.beforePolling(true);
     if (maxNs !== 0 && !fdmon.needWait()) mode.enter();
     // Their fds may be silent in poll mode, so the listed handlers get one pass all the same.
     else if (mode.started) maxNs = 0;
-    else return;
+    else return false;
     const timed = times.startNs !== 0;
     if (!timed) times.start();
     mode.run(maxNs, this.params, fdmon);
@@ -173,6 +193,34 @@ export class Iteration {
     else times.shortenTimeout();
     if (!timed) times.startNs = times.endNs = 0;
     this.#trace.endPolling(mode.progress, times.timeoutNs);
+    if (maxNs !== 0) this.#requestPolling.noteWaiting();
+    return maxNs !== 0;
+  }
+
+  /** Polls the ring for requests in flight; leaves 0 of the timeout when there is work. */
+  #pollRequests(): void {
+    const polling = this.#requestPolling, mode = this.#pollMode, times = this.#times;
+    if (times.timeoutNs === 0 || !this.#maySleep()) return;
+    let maxNs = polling.budgetNs(this.params);
+    if (maxNs === 0 && !polling.isLookDue()) {
+      if (this.#handlers.fdmon.needWait()) polling.noteSubmission();
+      return;
+    }
+    // The listed handlers are not polled for, so their fds have to tell.
+    if (maxNs !== 0 && mode.started && (mode.leave() || !this.#maySleep())) {
+      if (mode.progress) times.timeoutNs = 0;
+      return;
+    }
+    const { fdmon } = this.#handlers;
+    fdmon.beforePolling(maxNs === 0);
+    if (fdmon.needWait()) return polling.noteSubmission();
+    polling.noteWaiting();
+    if (times.startNs === 0) {
+      times.start();
+      times.endNs = times.startNs;
+    }
+    if (times.timeoutNs > 0 && times.timeoutNs < maxNs) maxNs = times.timeoutNs;
+    if (maxNs !== 0) polling.run(maxNs);
   }
 
   /** Sleeps and collects events; does neither when polling has made it unnecessary. */
@@ -222,7 +270,7 @@ export class Iteration {
       if (this.#pollMode.started) this.#pollMode.leave();
       const waitable = fdmon.delegateWait();
       fdmon.wait(false, false);
-      this.#times.begin(this.#timers.size !== 0 || this.#learns());
+      this.#times.begin(this.#timers.size !== 0 || this.#learns() || this.#pollsRequests);
       this.#computeTimeout();
       this.#sleepStartNs = this.#times.startNs;
       asleep = this.#times.timeoutNs !== 0 && this.#maySleep();
@@ -238,7 +286,9 @@ export class Iteration {
   endSleep(): void {
     if (this.#sleepStartNs !== 0) {
       this.#times.start();
-      this.#pollMode.budget.slept(this.#times.startNs - this.#sleepStartNs);
+      const sleptNs = this.#times.startNs - this.#sleepStartNs;
+      this.#pollMode.budget.slept(sleptNs);
+      this.#requestPolling.slept(sleptNs);
       this.#sleepStartNs = 0;
     }
     this.#handlers.fdmon.endDelegation();

@@ -58,9 +58,16 @@ export interface TraceEvents {
   run_poll_handlers_begin: { maxNs: number; timeoutNs: number };
   /** It ended; `progress` when work was found. */
   run_poll_handlers_end: { progress: boolean; timeoutNs: number };
-  /** A handler's polling time shrank. */
+  /**
+   * The ring is polled for completions of requests in flight before the loop sleeps, at most for
+   * `maxNs`. The handlers are not polled meanwhile.
+   */
+  poll_requests_begin: { maxNs: number; timeoutNs: number };
+  /** It ended; `progress` when there was an event. */
+  poll_requests_end: { progress: boolean; timeoutNs: number };
+  /** The polling time of a handler, or of the requests in flight, shrank. */
   poll_shrink: { old: number; new: number };
-  /** A handler's polling time grew. */
+  /** It grew. */
   poll_grow: { old: number; new: number };
   /** A handler joined the poll list when its fd reported `revents`. */
   poll_add: { handler: number; fd: number; revents: number };
@@ -102,6 +109,8 @@ export class Trace {
     callback_end: null,
     run_poll_handlers_begin: null,
     run_poll_handlers_end: null,
+    poll_requests_begin: null,
+    poll_requests_end: null,
     poll_shrink: null,
     poll_grow: null,
     poll_add: null,
