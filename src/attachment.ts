@@ -107,14 +107,18 @@ export class Attachment {
     let progress = true;
     this.#running = true;
     iteration.sleepless = true;
+    // It does not sleep, but may poll for as long as it could.
+    iteration.longestSleepNs = TURN_NS;
     try {
       progress = this.#iterate();
+      iteration.longestSleepNs = -1;
       if (!progress && this.#attached) progress = !this.#sleep();
     } catch (error) {
       // As with any other callback of Deno's loop: nobody else could catch it.
       reportError(error);
     } finally {
       iteration.sleepless = false;
+      iteration.longestSleepNs = -1;
       this.#running = false;
     }
     if (progress) this.wake();

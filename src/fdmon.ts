@@ -70,6 +70,9 @@ export interface Fdmon {
   /** Whether the memory that a spin looks at shows the completions of requests. */
   readonly showsCompletions: boolean;
 
+  /** Whether something waits to be submitted, which may complete at once. */
+  readonly hasChanges: boolean;
+
   /** True when there is something to fetch that a poll of userspace memory would miss. */
   needWait(): boolean;
 

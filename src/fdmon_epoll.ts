@@ -24,6 +24,7 @@ export class FdmonEpoll implements Fdmon {
   readonly name = "epoll";
   readonly supportsPolling = false;
   readonly showsCompletions = false;
+  readonly hasChanges = false;
   readonly requests = null;
   readonly mayMissEvents = true;
   readonly #system: System;

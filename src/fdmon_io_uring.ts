@@ -106,7 +106,7 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   }
 
   beforePolling(listed: boolean): void {
-    if (!this.#hasChanges() && (listed || this.#held.length === 0)) return;
+    if (!this.hasChanges && (listed || this.#held.length === 0)) return;
     this.#submitCancels();
     this.#arm(this.#pending);
     if (!listed) this.#arm(this.#held);
@@ -114,11 +114,11 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   }
 
   needWait(): boolean {
-    return this.#ring.hasCompletions || this.#hasChanges();
+    return this.#ring.hasCompletions || this.hasChanges;
   }
 
   /** Something waits for an enter, and not only for one that sleeps. */
-  #hasChanges(): boolean {
+  get hasChanges(): boolean {
     return this.#pending.length !== 0 || this.#cancels.length !== 0 ||
       this.#ring.unsubmitted !== 0;
   }

@@ -25,6 +25,7 @@ export class FdmonPoll implements Fdmon {
   readonly name = "poll";
   readonly supportsPolling = false;
   readonly showsCompletions = false;
+  readonly hasChanges = false;
   readonly requests = null;
   readonly mayMissEvents = true;
   readonly #system: System;

@@ -125,17 +125,19 @@ export class Iteration {
     this.#polled = false;
     this.#times.begin(this.#timers.size !== 0 || (blocking && this.#learns()));
     if (blocking) this.#computeTimeout();
+    const requests = this.#pollsRequests;
     try {
+      if (requests && this.#handlers.fdmon.hasChanges) this.#requestPolling.noteSubmission();
       const ringPolled = this.#pollMode.size !== 0 && this.#pollUserspace();
-      if (!ringPolled && this.#pollsRequests) this.#pollRequests();
+      if (requests && !ringPolled) this.#pollRequests();
       this.#wait();
     } catch (error) {
       this.#notifier.withdraw();
       this.#trace.endWait(this.#dispatcher.pending);
       this.#errors.report(error);
     }
-    if (this.params.maxNs !== 0) {
-      this.#pollMode.adjust(this.params);
+    if (this.params.maxNs !== 0) this.#pollMode.adjust(this.params);
+    if (requests) {
       this.#requestPolling.learn(this.#requests.completedCount !== 0, this.params);
     }
     this.#notifier.accept();
@@ -202,10 +204,7 @@ export class Iteration {
     const polling = this.#requestPolling, mode = this.#pollMode, times = this.#times;
     if (times.timeoutNs === 0 || !this.#maySleep()) return;
     let maxNs = polling.budgetNs(this.params);
-    if (maxNs === 0 && !polling.isLookDue()) {
-      if (this.#handlers.fdmon.needWait()) polling.noteSubmission();
-      return;
-    }
+    if (maxNs === 0 && !polling.isLookDue()) return;
     // The listed handlers are not polled for, so their fds have to tell.
     if (maxNs !== 0 && mode.started && (mode.leave() || !this.#maySleep())) {
       if (mode.progress) times.timeoutNs = 0;
@@ -213,7 +212,7 @@ export class Iteration {
     }
     const { fdmon } = this.#handlers;
     fdmon.beforePolling(maxNs === 0);
-    if (fdmon.needWait()) return polling.noteSubmission();
+    if (fdmon.needWait()) return;
     polling.noteWaiting();
     if (times.startNs === 0) {
       times.start();

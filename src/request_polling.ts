@@ -18,8 +18,7 @@
  * Invariant: `#waitedNs` is blocked time since the latest completion, and `#known` says that one
  * more has been waited for.
  */
-import { type Spin, SpinPass } from "../ffi/spin.ts";
-import { SpinTime } from "../ffi/spin.ts";
+import { type Spin, SpinPass, SpinTime } from "../ffi/spin.ts";
 import type { IterationTimes } from "./iteration_times.ts";
 import { nextAverageNs, nextPollNs, type PollParams, weightedPollNs } from "./polling_time.ts";
 import type { Trace } from "./trace.ts";

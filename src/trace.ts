@@ -38,8 +38,8 @@ export interface CallbackEvent {
  * What each event carries. Times in ns, fds and handler ids as numbers.
  *
  * Each `_begin` has its `_end`, whatever happens in between, and pairs are nested: in an iteration
- * stand its poll mode, its wait and its callbacks; in a callback may stand an iteration. The
- * functions polled in poll mode are not told of one by one.
+ * stand its poll mode, its polling for requests, its wait and its callbacks; in a callback may
+ * stand an iteration. The functions polled in poll mode are not told of one by one.
  */
 export interface TraceEvents {
   /** poll() was called. */

@@ -12,6 +12,8 @@ export const NAMES: readonly TraceName[] = [
   "callback_end",
   "run_poll_handlers_begin",
   "run_poll_handlers_end",
+  "poll_requests_begin",
+  "poll_requests_end",
   "poll_shrink",
   "poll_grow",
   "poll_add",

@@ -137,6 +137,8 @@ export class Recorder {
     on("iteration_end", ({ progress }) => this.#end(recorded, "iteration", { progress }));
     on("run_poll_handlers_begin", (event) => this.#begin(recorded, "poll mode", { ...event }));
     on("run_poll_handlers_end", (event) => this.#end(recorded, "poll mode", { ...event }));
+    on("poll_requests_begin", (event) => this.#begin(recorded, "poll requests", { ...event }));
+    on("poll_requests_end", (event) => this.#end(recorded, "poll requests", { ...event }));
     on("wait_begin", ({ timeoutNs }) => {
       recorded.waitScope = timeoutNs === 0 ? "wait, no sleep" : "wait";
       this.#begin(recorded, recorded.waitScope, { timeoutNs });

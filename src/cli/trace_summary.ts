@@ -15,6 +15,7 @@ export type Scope = typeof SCOPES[number];
 
 const SCOPES = [
   "poll mode",
+  "poll requests",
   "wait",
   "wait, no sleep",
   "ioRead",
