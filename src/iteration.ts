@@ -125,7 +125,7 @@ export class Iteration {
     this.#polled = false;
     this.#times.begin(this.#timers.size !== 0 || (blocking && this.#learns()));
     if (blocking) this.#computeTimeout();
-    const requests = this.#pollsRequests;
+    const requests = this.#times.timeoutNs !== 0 && this.#pollsRequests;
     try {
       if (requests && this.#handlers.fdmon.hasChanges) this.#requestPolling.noteSubmission();
       const ringPolled = this.#pollMode.size !== 0 && this.#pollUserspace();
@@ -137,9 +137,9 @@ export class Iteration {
       this.#errors.report(error);
     }
     if (this.params.maxNs !== 0) this.#pollMode.adjust(this.params);
-    if (requests) {
-      this.#requestPolling.learn(this.#requests.completedCount !== 0, this.params);
-    }
+    const completed = this.#requests.completedCount !== 0;
+    if (requests) this.#requestPolling.learn(completed, this.params);
+    else if (completed) this.#requestPolling.noteUnknown();
     this.#notifier.accept();
   }
 
@@ -287,7 +287,7 @@ export class Iteration {
       this.#times.start();
       const sleptNs = this.#times.startNs - this.#sleepStartNs;
       this.#pollMode.budget.slept(sleptNs);
-      this.#requestPolling.slept(sleptNs);
+      if (this.#pollsRequests) this.#requestPolling.slept(sleptNs);
       this.#sleepStartNs = 0;
     }
     this.#handlers.fdmon.endDelegation();

@@ -15,8 +15,8 @@
  * tens of us, so it cannot tell whether polling would pay: it only begins a trial, in which events
  * are timed as they come.
  *
- * Invariant: `#waitedNs` is blocked time since the latest completion, and `#known` says that one
- * more has been waited for.
+ * Invariant: `#waitedNs` is blocked time since the latest completion that was waited for, or could
+ * have been, and `#known` says that the next one is.
  */
 import { type Spin, SpinPass, SpinTime } from "../ffi/spin.ts";
 import type { IterationTimes } from "./iteration_times.ts";
@@ -46,8 +46,6 @@ export class RequestPolling {
   runs = 0;
   hits = 0;
   totalNs = 0;
-  /** The last run ended because of an event of any kind. */
-  interrupted = false;
   readonly #times: IterationTimes;
   readonly #spin: Spin<never>;
   readonly #trace: Trace;
@@ -55,6 +53,9 @@ export class RequestPolling {
   #averageNs = 0;
   #waitedNs = 0;
   #known = false;
+  // Fields, as V8 may allocate for a double that is passed to a function.
+  #beginNs = 0;
+  #intervalNs = 0;
   #untilLook = LOOK_INTERVAL;
   #lookInterval = LOOK_INTERVAL;
   #trialHits = 0;
@@ -104,27 +105,29 @@ export class RequestPolling {
   /** Polls from the end of what this iteration has done so far; notes the end. */
   run(maxNs: number): void {
     const times = this.#times;
-    const beginNs = times.endNs;
+    this.#beginNs = times.endNs;
     if (this.#trace.wants("poll_requests_begin")) {
       this.#trace.emit("poll_requests_begin", { maxNs, timeoutNs: times.timeoutNs });
     }
     this.runs++;
-    this.interrupted = this.#spinUntil(beginNs, maxNs);
-    if (this.interrupted) {
+    const progress = this.#spinFor(maxNs);
+    const polledNs = Math.max(0, times.endNs - this.#beginNs);
+    this.totalNs += polledNs;
+    if (progress) {
       this.hits++;
       times.timeoutNs = 0;
     } else if (times.timeoutNs > 0) {
-      times.timeoutNs = Math.max(0, times.timeoutNs - (times.endNs - beginNs));
+      times.timeoutNs = Math.max(0, times.timeoutNs - polledNs);
     }
-    this.totalNs += Math.max(0, times.endNs - beginNs);
     if (this.#trace.wants("poll_requests_end")) {
-      const { timeoutNs } = times;
-      this.#trace.emit("poll_requests_end", { progress: this.interrupted, timeoutNs });
+      this.#trace.emit("poll_requests_end", { progress, timeoutNs: times.timeoutNs });
     }
   }
 
-  #spinUntil(beginNs: number, maxNs: number): boolean {
+  /** Returns true where an event has ended it. */
+  #spinFor(maxNs: number): boolean {
     const times = this.#times, spin = this.#spin;
+    const beginNs = this.#beginNs;
     spin.times[SpinTime.end] = beginNs;
     for (let latestNs = beginNs, stillPasses = 0;;) {
       // C reads the system's clock alone; between looks at a caller's it makes one pass.
@@ -149,12 +152,22 @@ export class RequestPolling {
     const { startNs, endNs } = this.#times;
     this.#waitedNs += Math.max(0, endNs - startNs);
     if (!completed) return;
-    if (this.#known) this.#learn(this.#waitedNs, params);
-    this.#waitedNs = 0;
+    if (!this.#known) return this.noteUnknown();
     this.#known = false;
+    this.#intervalNs = this.#waitedNs;
+    this.#waitedNs = 0;
+    this.#learn(params);
   }
 
-  #learn(intervalNs: number, params: PollParams): void {
+  /** A completion has come of which nobody can say whether it was waited for. */
+  noteUnknown(): void {
+    this.#known = false;
+    // While the loop polls it would be known, so it was not; what is waited for is still to come.
+    if (this.#pollNs === 0) this.#waitedNs = 0;
+  }
+
+  #learn(params: PollParams): void {
+    const intervalNs = this.#intervalNs;
     if (params.weight === 0) return this.#change(nextPollNs(this.#pollNs, intervalNs, params));
     if (this.#pollNs === 0) {
       if (intervalNs < params.maxNs * TRIAL_FACTOR) this.#beginTrial(params);

@@ -234,6 +234,27 @@ onIoUring(
   },
 );
 
+onIoUring("request polling: what is sent beside does not keep it going", (makeContext) => {
+  using scene = new Scene(makeContext);
+  const { ctx } = scene;
+  scene.exchanges(FIRST_LOOK + 20, 10_000);
+  using stack = new DisposableStack();
+  const [idle, peer] = makePair("socket");
+  stack.defer(() => [idle, peer].forEach((fd) => libc.close(fd)));
+  ctx.addSqe((sqe) => sqe.recv(idle, ctx.buffers.allocate(1)), () => {});
+  const { spins } = scene;
+  scene.beforeSleep = () => scene.nowNs += 1e6;
+  for (let round = 0; round < 300; round++) {
+    ctx.timer(() => {}).arm(ctx.now() + 1e6);
+    ctx.poll(true);
+    let sent = false;
+    ctx.addSqe((sqe) => sqe.send(idle, ctx.buffers.allocate(1)), () => sent = true);
+    ctx.poll(true);
+    assert(sent);
+  }
+  assert(scene.spins - spins <= 2, `${scene.spins - spins} times in vain`);
+});
+
 onIoUring("request polling: maxNs 0 switches it off, and so does setting it", (makeContext) => {
   using scene = new Scene(makeContext, { maxNs: 0 });
   const { ctx } = scene;
