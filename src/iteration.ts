@@ -2,9 +2,10 @@
  * The control flow of one iteration: what is polled, waited for and run, in which order.
  *
  * Everything with a policy of its own stands in a file of its own: poll mode, the adaptive rule,
- * the backends, timers, bottom halves, requests, the notifier. Here they are put in order: compute
- * the timeout; poll in userspace; announce the sleep; wait; dispatch completed requests, bottom
- * halves, ready handlers; release what was deleted; fire timers. User code runs in the dispatch
+ * polling for requests, the backends, timers, bottom halves, requests, the notifier. Here they are
+ * put in order: compute the timeout; poll the handlers, or the ring alone where only requests are
+ * worth it; announce the sleep; wait; dispatch completed requests, bottom halves, ready handlers;
+ * release what was deleted; fire timers. User code runs in the dispatch
  * phase and in the poll callbacks, never inside a wait, and may begin another iteration there.
  *
  * Invariant: nothing is slept over that came after the timeout was computed.

@@ -10,7 +10,8 @@
  *
  * Invariant: a handler is in the tables exactly while it is listed; `polling` is set only on a
  * listed handler with `started`, or between `unlist` and `finish`. What polling means for the timeout
- * of the wait is decided in iteration.ts; this file reports what it found.
+ * of the wait is decided in iteration.ts; this file reports what it found. Requests in flight are
+ * polled for by request_polling.ts, and here along with the handlers.
  */
 import { type Spin, SpinPass, SpinResult, SpinTime } from "../ffi/spin.ts";
 import type { AioHandler } from "./aio_handler.ts";

@@ -1,6 +1,7 @@
 /**
- * How long the loop may poll before it sleeps, learned per handler from how long the loop was
- * blocked: two rules as pure arithmetic, and the parameters they have.
+ * How long the loop may poll before it sleeps, learned per handler, and for all requests in flight
+ * together, from how long the loop was blocked: two rules as pure arithmetic, and the parameters
+ * they have.
  *
  * Without a weight, QEMU's rule: sleeping longer than the limit means polling would have been
  * wasted: shrink. Sleeping less, but longer than was polled, means a little more polling would have

@@ -56,7 +56,7 @@ onIoUring("bench: reads are measured beside those of C and of Deno", async () =>
 });
 
 onIoUring("bench: an echo server is measured beside C, Deno and idle connections", async () => {
-  const only = "echo,echo-deno,idle-connections,idle-connections-busy";
+  const only = "echo,echo-1,echo-deno,idle-connections,idle-connections-busy";
   const { code, stdout, stderr } = await bench("--only", only, "--rounds", "1", "--json");
   assertEquals(code, 0, stderr);
   for (const { name, ours, floor } of JSON.parse(stdout).rows) {

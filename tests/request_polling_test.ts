@@ -1,116 +1,14 @@
 /**
- * Polling for requests in flight: when it begins and ends, what it looks at meanwhile, and that it is
- * not there where it cannot see a completion. Time stands still but for readings and where a test
- * moves it: what passes while the loop polls happens at a reading, what passes while it sleeps just
- * before the sleep.
+ * Polling for requests in flight: when it begins and ends, what counts, and that it is not there
+ * where it cannot see a completion.
  */
 import { assert, assertEquals } from "@std/assert";
-import { type AioContext, type AioContextOptions, EventNotifier, wakeContext } from "../mod.ts";
-import { Device } from "./device.ts";
-import { eachFdmon, type MakeContext, onIoUring } from "./each_fdmon.ts";
+import { eachFdmon, onIoUring } from "./each_fdmon.ts";
 import { libc, makePair } from "./libc.ts";
-
-const MAX_NS = 32_768;
-/** Waits before the first look, that one included. */
-const FIRST_LOOK = 8;
-const READING_NS = 10;
-
-/** A context whose requests are answered by this thread, at times of its choice. */
-class Scene implements Disposable {
-  readonly ctx: AioContext;
-  /** Called at each reading of the clock while the ring is polled for requests. */
-  whilePolled: (() => void) | null = null;
-  /** Called before the loop may sleep. */
-  beforeSleep: (() => void) | null = null;
-  completed = 0;
-  /** Spins, and the longest time one was to take. */
-  spins = 0;
-  longestNs = 0;
-  nowNs = 1e9;
-  #polling = false;
-  readonly #near: number;
-  readonly #far: number;
-  readonly #memory: Uint8Array;
-
-  constructor(makeContext: MakeContext, pollParams: AioContextOptions["pollParams"] = {}) {
-    [this.#near, this.#far] = makePair("socket");
-    const clock = {
-      now: () => {
-        if (this.#polling) this.whilePolled?.();
-        return this.nowNs += READING_NS;
-      },
-    };
-    pollParams = { maxNs: MAX_NS, idleNs: Infinity, ...pollParams };
-    this.ctx = makeContext({ clock, pollParams });
-    this.#memory = this.ctx.buffers.allocate(1);
-    const { trace } = this.ctx;
-    trace.on("poll_requests_begin", ({ maxNs }) => {
-      this.spins++;
-      this.longestNs = Math.max(this.longestNs, maxNs);
-      this.#polling = true;
-    });
-    trace.on("poll_requests_end", () => this.#polling = false);
-    trace.on("wait_begin", ({ timeoutNs }) => {
-      if (timeoutNs !== 0) this.beforeSleep?.();
-    });
-  }
-
-  /** Adds a request that waits for `answer`. */
-  receive(): void {
-    this.ctx.addSqe((sqe) => sqe.recv(this.#near, this.#memory), (result) => {
-      assertEquals(result, 1);
-      this.completed++;
-    });
-  }
-
-  /** Has one request complete. */
-  answer(): void {
-    assertEquals(Number(libc.write(this.#far, new Uint8Array(1), 1n)), 1);
-  }
-
-  /** One request that is answered so long after the loop began to wait, asleep or polling. */
-  exchange(afterNs: number): void {
-    const { completed, nowNs } = this;
-    this.receive();
-    let answered = false;
-    const answer = () => {
-      if (answered) return;
-      answered = true;
-      this.answer();
-    };
-    this.whilePolled = () => {
-      if (this.nowNs - nowNs >= afterNs) answer();
-    };
-    this.beforeSleep = () => {
-      this.nowNs = Math.max(this.nowNs, nowNs + afterNs);
-      answer();
-    };
-    while (this.completed === completed) this.ctx.poll(true);
-    this.whilePolled = this.beforeSleep = null;
-  }
-
-  /** So many of them. */
-  exchanges(count: number, afterNs: number): void {
-    for (let number = 0; number < count; number++) this.exchange(afterNs);
-  }
-
-  /** One request that completes as it is submitted. */
-  completeAtOnce(): void {
-    const { completed } = this;
-    this.answer();
-    this.receive();
-    while (this.completed === completed) this.ctx.poll(true);
-  }
-
-  [Symbol.dispose](): void {
-    this.ctx[Symbol.dispose]();
-    libc.close(this.#near);
-    libc.close(this.#far);
-  }
-}
+import { FIRST_LOOK, MAX_NS, READING_NS, RequestScene } from "./request_scene.ts";
 
 onIoUring("request polling: begins with the first look, then finds what comes", (makeContext) => {
-  using scene = new Scene(makeContext);
+  using scene = new RequestScene(makeContext);
   const { ctx } = scene;
   const learned: unknown[] = [];
   ctx.trace.on("poll_grow", (event) => learned.push(event));
@@ -128,7 +26,7 @@ onIoUring("request polling: begins with the first look, then finds what comes", 
 });
 
 onIoUring("request polling: a polling time that fits the completions", (makeContext) => {
-  using scene = new Scene(makeContext);
+  using scene = new RequestScene(makeContext);
   scene.exchanges(FIRST_LOOK, 3_000);
   scene.exchange(3_000);
   scene.longestNs = 0;
@@ -137,7 +35,7 @@ onIoUring("request polling: a polling time that fits the completions", (makeCont
 });
 
 onIoUring("request polling: a look costs one system call, other waits none", (makeContext) => {
-  using scene = new Scene(makeContext);
+  using scene = new RequestScene(makeContext);
   const calls = () => {
     const before = scene.ctx.stats().systemCalls;
     scene.exchange(1e6);
@@ -148,7 +46,7 @@ onIoUring("request polling: a look costs one system call, other waits none", (ma
 });
 
 onIoUring("request polling: ends where completions come far apart", (makeContext) => {
-  using scene = new Scene(makeContext);
+  using scene = new RequestScene(makeContext);
   scene.exchanges(FIRST_LOOK + 20, 10_000);
   const learned: unknown[] = [];
   scene.ctx.trace.on("poll_shrink", (event) => learned.push(event));
@@ -163,20 +61,20 @@ onIoUring("request polling: ends where completions come far apart", (makeContext
 });
 
 onIoUring("request polling: never begins where completions come far apart", (makeContext) => {
-  using scene = new Scene(makeContext);
+  using scene = new RequestScene(makeContext);
   scene.exchanges(2000, MAX_NS * 2 + 1000);
   assertEquals(scene.spins, 0);
 });
 
 onIoUring("request polling: trials that fail become rare", (makeContext) => {
-  using scene = new Scene(makeContext);
+  using scene = new RequestScene(makeContext);
   // A sleep of this length could be a wake-up for the most part.
   scene.exchanges(2000, MAX_NS * 2 - 1000);
   assert(scene.spins > 0 && scene.spins < 20, `${scene.spins} in vain`);
 });
 
 onIoUring("request polling: one pause does not end it", (makeContext) => {
-  using scene = new Scene(makeContext);
+  using scene = new RequestScene(makeContext);
   scene.exchanges(FIRST_LOOK + 20, 5_000);
   for (let pause = 0; pause < 10; pause++) {
     scene.exchange(1e9);
@@ -187,7 +85,7 @@ onIoUring("request polling: one pause does not end it", (makeContext) => {
 });
 
 onIoUring("request polling: completions at submission do not count", (makeContext) => {
-  using scene = new Scene(makeContext);
+  using scene = new RequestScene(makeContext);
   for (let request = 0; request < 1000; request++) scene.completeAtOnce();
   assertEquals(scene.spins, 0, "there was nothing to wait for");
   // As a server has it that receives a header, then data that is there, then waits for long.
@@ -208,7 +106,7 @@ onIoUring("request polling: completions at submission do not count", (makeContex
 onIoUring(
   "request polling: 1,000 receives that wait are polled for once at most",
   (makeContext) => {
-    using scene = new Scene(makeContext);
+    using scene = new RequestScene(makeContext);
     const { ctx } = scene;
     using stack = new DisposableStack();
     const [idle, peer] = makePair("socket");
@@ -235,7 +133,7 @@ onIoUring(
 );
 
 onIoUring("request polling: what is sent beside does not keep it going", (makeContext) => {
-  using scene = new Scene(makeContext);
+  using scene = new RequestScene(makeContext);
   const { ctx } = scene;
   scene.exchanges(FIRST_LOOK + 20, 10_000);
   using stack = new DisposableStack();
@@ -256,7 +154,7 @@ onIoUring("request polling: what is sent beside does not keep it going", (makeCo
 });
 
 onIoUring("request polling: maxNs 0 switches it off, and so does setting it", (makeContext) => {
-  using scene = new Scene(makeContext, { maxNs: 0 });
+  using scene = new RequestScene(makeContext, { maxNs: 0 });
   const { ctx } = scene;
   const before = ctx.stats();
   scene.exchanges(100, 1_000);
@@ -273,7 +171,7 @@ onIoUring("request polling: maxNs 0 switches it off, and so does setting it", (m
 });
 
 onIoUring("request polling: without a weight it grows and shrinks", (makeContext) => {
-  using scene = new Scene(makeContext, { weight: 0 });
+  using scene = new RequestScene(makeContext, { weight: 0 });
   const learned: number[] = [];
   for (const name of ["poll_grow", "poll_shrink"] as const) {
     scene.ctx.trace.on(name, (event) => learned.push(event.new));
@@ -284,138 +182,9 @@ onIoUring("request polling: without a weight it grows and shrinks", (makeContext
   assertEquals(learned.at(-1), 0);
 });
 
-onIoUring("request polling: not beyond the next timer", (makeContext) => {
-  using scene = new Scene(makeContext);
-  const { ctx } = scene;
-  scene.exchanges(FIRST_LOOK + 5, 10_000);
-  let fired = 0;
-  ctx.timer(() => fired++).arm(scene.nowNs + 1_000);
-  scene.receive();
-  scene.longestNs = 0;
-  assert(ctx.poll(true));
-  assertEquals([fired, scene.completed], [1, FIRST_LOOK + 5]);
-  assert(scene.longestNs < 1_000, `${scene.longestNs}`);
-});
-
-onIoUring("request polling: another thread's wake-up ends it, without a signal", (makeContext) => {
-  using scene = new Scene(makeContext);
-  const { ctx } = scene;
-  const remote = ctx.remote();
-  scene.exchanges(FIRST_LOOK + 5, 10_000);
-  scene.receive();
-  ctx.poll(false);
-  const { requestPollHits, dispatches } = ctx.stats();
-  scene.whilePolled = () => {
-    scene.whilePolled = null;
-    wakeContext(remote);
-  };
-  assertEquals(ctx.poll(true), false);
-  assertEquals(ctx.stats().requestPollHits - requestPollHits, 1);
-  // The eventfd has not been written, so the notifier's handler has nothing to drain.
-  scene.exchange(10_000);
-  assertEquals(ctx.stats().dispatches, dispatches);
-});
-
-onIoUring("request polling: an fd handler has its turn", (makeContext) => {
-  using scene = new Scene(makeContext);
-  using notifier = new EventNotifier();
-  let runs = 0;
-  scene.ctx.setFdHandler(notifier.fd, { ioRead: () => (notifier.testAndClear(), runs++) });
-  scene.exchanges(FIRST_LOOK + 5, 10_000);
-  scene.receive();
-  scene.whilePolled = () => {
-    scene.whilePolled = null;
-    notifier.set();
-  };
-  const { spins } = scene;
-  assert(scene.ctx.poll(true));
-  assertEquals([runs, scene.spins - spins], [1, 1]);
-});
-
-onIoUring(
-  "request polling: listed handlers are not polled for, and their fds tell",
-  (makeContext) => {
-    using scene = new Scene(makeContext);
-    const { ctx } = scene;
-    using device = new Device();
-    device.attach(ctx);
-    device.post();
-    assert(ctx.poll(true));
-    // It is listed and its fd not watched; by the time of the first spin it has fallen silent.
-    scene.exchanges(FIRST_LOOK + 20, 10_000);
-    assertEquals([ctx.stats().listed, device.notificationsOn], [1, true]);
-    for (let round = 0; round < 20; round++) {
-      const { polls, handled, kicks } = device;
-      const { spins } = scene;
-      scene.receive();
-      scene.whilePolled = () => {
-        scene.whilePolled = null;
-        assert(device.notificationsOn, "nobody would hear of it");
-        assertEquals(device.polls - polls <= 2, true, "it was polled beside");
-        device.post();
-      };
-      for (let polled = 0; device.handled === handled; polled++) {
-        assert(polled < 3, "its event was not seen");
-        ctx.poll(true);
-      }
-      scene.answer();
-      while (ctx.stats().requests !== 0) ctx.poll(true);
-      // What it had learned from these events is to be forgotten, that the next round is the same.
-      scene.nowNs += 1e9;
-      scene.exchanges(40, 10_000);
-      assertEquals([device.kicks - kicks, scene.spins > spins], [1, true]);
-    }
-  },
-);
-
-onIoUring("poll: handlers that are polled for longer have requests polled too", (makeContext) => {
-  using scene = new Scene(makeContext);
-  const { ctx } = scene;
-  using device = new Device();
-  device.attach(ctx);
-  device.post();
-  assert(ctx.poll(true));
-  device.whilePolled = () => device.post();
-  for (let round = 0; round < 10; round++) assert(ctx.poll(true));
-  scene.receive();
-  device.whilePolled = () => {
-    device.whilePolled = null;
-    scene.answer();
-  };
-  const { waits } = ctx.stats();
-  assert(ctx.poll(true));
-  assertEquals([scene.completed, scene.spins, ctx.stats().waits - waits], [1, 0, 1]);
-});
-
-onIoUring(
-  "request polling: under run and attached for no longer than a turn",
-  async (makeContext) => {
-    using scene = new Scene(makeContext, { maxNs: 1e12 });
-    const { ctx } = scene;
-    const answered = async () => {
-      scene.receive();
-      scene.longestNs = 0;
-      scene.whilePolled = () => {
-        scene.whilePolled = null;
-        scene.answer();
-      };
-      const { completed } = scene;
-      while (scene.completed === completed) await new Promise((done) => setImmediate(done));
-      return scene.longestNs;
-    };
-    scene.exchanges(FIRST_LOOK, 10_000);
-    const longestRunNs = await ctx.run(answered);
-    assert(longestRunNs > 0 && longestRunNs <= 4e6, `run: ${longestRunNs}`);
-    ctx.attach();
-    const longestAttachedNs = await answered();
-    assert(longestAttachedNs > 0 && longestAttachedNs <= 2e5, `attached: ${longestAttachedNs}`);
-    ctx.detach();
-  },
-);
-
 eachFdmon("request polling: a clock that stands still or fails ends it", (makeContext) => {
   for (const failing of [false, true]) {
-    using scene = new Scene(makeContext);
+    using scene = new RequestScene(makeContext);
     scene.exchanges(FIRST_LOOK + 5, 10_000);
     scene.receive();
     const { spins } = scene;
@@ -443,7 +212,7 @@ eachFdmon("request polling: a clock that stands still or fails ends it", (makeCo
 });
 
 eachFdmon("request polling: not where requests are emulated", (makeContext) => {
-  using scene = new Scene(makeContext);
+  using scene = new RequestScene(makeContext);
   scene.exchanges(300, 5_000);
   assertEquals([scene.spins, scene.completed], [0, 300]);
 }, ["epoll", "poll"]);

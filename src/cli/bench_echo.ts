@@ -43,11 +43,14 @@ async function startPair(stack: AsyncDisposableStack, startServer: StartServer):
   return { server, connect };
 }
 
-/** Messages in a second, with one in flight on each of 64 connections. */
-export async function startEcho(startServer: StartServer): Promise<Probe> {
+/** Messages in a second, with one in flight on each connection. */
+export async function startEcho(
+  startServer: StartServer,
+  connections = CONNECTIONS,
+): Promise<Probe> {
   await using stack = new AsyncDisposableStack();
   const { connect } = await startPair(stack, startServer);
-  const client = stack.use(await connect(CONNECTIONS, SECONDS));
+  const client = stack.use(await connect(connections, SECONDS));
   return keep(stack, () => client.measure());
 }
 

@@ -35,13 +35,19 @@ export function denoReads(depth: number, way: "FsFile" | "fs"): Source {
 }
 
 /** An echo server in C with epoll. */
-export const ECHO_FLOOR: Source = {
-  label: "C echo server with epoll",
-  async start() {
-    const program = await compileFloor("echo_floor", ["echo_floor.c"]);
-    return await startEcho((path) => ChildProbe.startProgram(program, "--socket", path));
-  },
-};
+export const ECHO_FLOOR: Source = echoFloor("C echo server with epoll");
+export const ECHO_FLOOR_1: Source = echoFloor("the same with one connection", 1);
+
+function echoFloor(label: string, connections?: number): Source {
+  return {
+    label,
+    async start() {
+      const program = await compileFloor("echo_floor", ["echo_floor.c"]);
+      const startServer = (path: string) => ChildProbe.startProgram(program, "--socket", path);
+      return await startEcho(startServer, connections);
+    },
+  };
+}
 
 /** An echo server with Deno.listen. */
 export const DENO_ECHO: Source = {

@@ -6,7 +6,14 @@
  */
 import { requireDirect } from "./bench_direct.ts";
 import { startEcho, startIdle } from "./bench_echo.ts";
-import { DENO_ECHO, denoReads, ECHO_FLOOR, fioFloor, readFloor } from "./bench_floors.ts";
+import {
+  DENO_ECHO,
+  denoReads,
+  ECHO_FLOOR,
+  ECHO_FLOOR_1,
+  fioFloor,
+  readFloor,
+} from "./bench_floors.ts";
 import { ChildProbe } from "./bench_probe.ts";
 import type { BenchRow, Figure, Source } from "./bench_rows.ts";
 
@@ -42,6 +49,7 @@ function startServer(path: string): Promise<ChildProbe> {
 }
 
 const ECHO: Source = { label: "echo server", start: () => startEcho(startServer) };
+const ECHO_1: Source = { label: "echo server, depth 1", start: () => startEcho(startServer, 1) };
 const IDLE: Source = { label: "10,000 idle connections", start: () => startIdle(startServer) };
 
 const READS_1 = cachedReads(1), READS_32 = cachedReads(32);
@@ -169,6 +177,16 @@ export const IO_ROWS: readonly BenchRow[] = [
     better: "more",
     must: 0.85,
     aim: 1.2,
+  },
+  {
+    name: "echo-1",
+    what: "an exchange of one connection / C server, which sleeps for each",
+    unit: "µs",
+    ours: { source: ECHO_1, name: "usPerMessage" },
+    beside: { source: ECHO_FLOOR_1, name: "usPerMessage" },
+    better: "less",
+    must: 1.2,
+    aim: 0.8,
   },
   {
     name: "echo-deno",
