@@ -19,6 +19,14 @@ onIoUring("request polling: not beyond the next timer", (makeContext) => {
   assert(ctx.poll(true));
   assertEquals([fired, scene.completed], [1, FIRST_LOOK + 5]);
   assert(scene.longestNs < 1_000, `${scene.longestNs}`);
+  // What is left of it is slept, and no more.
+  let sleepNs = 0;
+  ctx.trace.on("wait_begin", ({ timeoutNs }) => sleepNs = timeoutNs);
+  ctx.timer(() => fired++).arm(scene.nowNs + 1e6);
+  const { requestPollNs } = ctx.stats();
+  ctx.poll(true);
+  const polledNs = ctx.stats().requestPollNs - requestPollNs;
+  assert(polledNs > 10_000 && sleepNs > 0 && sleepNs <= 1e6 - polledNs, `${polledNs} ${sleepNs}`);
 });
 
 onIoUring("request polling: another thread's wake-up ends it, without a signal", (makeContext) => {
@@ -56,41 +64,78 @@ onIoUring("request polling: an fd handler has its turn", (makeContext) => {
   assertEquals([runs, scene.spins - spins], [1, 1]);
 });
 
-onIoUring(
-  "request polling: listed handlers are not polled for, and their fds tell",
-  (makeContext) => {
+onIoUring("request polling: listed handlers are not polled, and their fds tell", (makeContext) => {
+  using scene = new RequestScene(makeContext);
+  const { ctx } = scene;
+  using device = new Device();
+  device.attach(ctx);
+  device.post();
+  assert(ctx.poll(true));
+  // By the time of the first spin it has fallen silent.
+  scene.exchanges(FIRST_LOOK + 20, 10_000);
+  assertEquals([ctx.stats().listed, device.notificationsOn], [1, true]);
+  scene.beforeSleep = () => assert(false, "it was not seen");
+  scene.receive();
+  // The second one finds the fd as the first has left it.
+  for (let event = 0; event < 2; event++) {
+    const { polls, handled } = device;
+    const { requestPollHits } = ctx.stats();
+    scene.whilePolled = () => {
+      scene.whilePolled = null;
+      assert(device.notificationsOn, "nobody would hear of it");
+      assertEquals(device.polls, polls, "it was polled beside");
+      device.post();
+    };
+    assert(ctx.poll(true));
+    const hits = ctx.stats().requestPollHits - requestPollHits;
+    assertEquals([device.handled - handled, hits], [1, 1]);
+  }
+});
+
+for (const late of [false, true]) {
+  const what = late ? "an event that races with that is found" : "that need not wait for a sleep";
+  onIoUring(`request polling: ends poll mode of silent handlers, ${what}`, (makeContext) => {
     using scene = new RequestScene(makeContext);
     const { ctx } = scene;
+    scene.exchanges(FIRST_LOOK + 20, 10_000);
     using device = new Device();
     device.attach(ctx);
     device.post();
     assert(ctx.poll(true));
-    // It is listed and its fd not watched; by the time of the first spin it has fallen silent.
-    scene.exchanges(FIRST_LOOK + 20, 10_000);
-    assertEquals([ctx.stats().listed, device.notificationsOn], [1, true]);
-    for (let round = 0; round < 20; round++) {
-      const { polls, handled, kicks } = device;
-      const { spins } = scene;
+    device.whilePolled = () => device.post();
+    for (let round = 0; round < 10; round++) assert(ctx.poll(true));
+    device.whilePolled = null;
+    assert(!device.notificationsOn);
+    const { handled } = device;
+    device.whenEnded = () => {
+      device.whenEnded = null;
+      if (late) device.postSilently();
+    };
+    let polledNs = 0;
+    ctx.trace.on("run_poll_handlers_begin", ({ maxNs }) => polledNs = maxNs);
+    let sleeps = 0;
+    ctx.trace.on("wait_begin", ({ timeoutNs }) => sleeps += Math.abs(Math.sign(timeoutNs)));
+    for (let round = 0; round < 10; round++) {
+      // Its poll mode serves requests too, until it has been silent for too long.
       scene.receive();
+      const { completed } = scene;
       scene.whilePolled = () => {
-        scene.whilePolled = null;
-        assert(device.notificationsOn, "nobody would hear of it");
-        assertEquals(device.polls - polls <= 2, true, "it was polled beside");
-        device.post();
+        scene.nowNs += 10_000;
+        scene.answer();
+        device.whilePolled = scene.whilePolled = null;
       };
-      for (let polled = 0; device.handled === handled; polled++) {
-        assert(polled < 3, "its event was not seen");
-        ctx.poll(true);
-      }
-      scene.answer();
-      while (ctx.stats().requests !== 0) ctx.poll(true);
-      // What it had learned from these events is to be forgotten, that the next round is the same.
-      scene.nowNs += 1e9;
-      scene.exchanges(40, 10_000);
-      assertEquals([device.kicks - kicks, scene.spins > spins], [1, true]);
+      device.whilePolled = () => {
+        if (polledNs !== 0) scene.whilePolled?.();
+      };
+      while (scene.completed === completed) assert(ctx.poll(true));
     }
-  },
-);
+    assertEquals([sleeps, device.notificationsOn, device.handled - handled], [
+      0,
+      true,
+      late ? 1 : 0,
+    ]);
+  });
+}
 
 onIoUring("poll: beside handlers that are polled, the ring is too", (makeContext) => {
   using scene = new RequestScene(makeContext);

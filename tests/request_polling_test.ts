@@ -132,25 +132,70 @@ onIoUring(
   },
 );
 
-onIoUring("request polling: what is sent beside does not keep it going", (makeContext) => {
+for (const apartNs of [1e4, 1e6]) {
+  onIoUring(
+    `request polling: what is sent every ${apartNs} ns does not keep it going`,
+    (makeContext) => {
+      using scene = new RequestScene(makeContext);
+      const { ctx } = scene;
+      scene.exchanges(FIRST_LOOK + 20, 10_000);
+      using stack = new DisposableStack();
+      const [idle, peer] = makePair("socket");
+      stack.defer(() => [idle, peer].forEach((fd) => libc.close(fd)));
+      ctx.addSqe((sqe) => sqe.recv(idle, ctx.buffers.allocate(1)), () => {});
+      const { spins } = scene;
+      scene.beforeSleep = () => scene.nowNs += apartNs;
+      for (let round = 0; round < 100; round++) {
+        ctx.timer(() => {}).arm(ctx.now() + apartNs);
+        ctx.poll(true);
+        let sent = false;
+        ctx.addSqe((sqe) => sqe.send(idle, ctx.buffers.allocate(1)), () => sent = true);
+        ctx.poll(true);
+        assert(sent);
+      }
+      assert(scene.spins - spins <= 5, `${scene.spins - spins} times in vain`);
+    },
+  );
+}
+
+onIoUring(
+  "request polling: a completion that nobody blocked for ends the wait for it",
+  (makeContext) => {
+    using scene = new RequestScene(makeContext);
+    const { ctx } = scene;
+    let grown = 0;
+    ctx.trace.on("poll_grow", () => grown++);
+    for (let round = 0; round < 20; round++) {
+      scene.receive();
+      ctx.timer(() => {}).arm(ctx.now() + 10_000);
+      scene.beforeSleep = () => scene.nowNs += 10_000;
+      while (ctx.stats().timers !== 0) ctx.poll(true);
+      scene.answer();
+      while (ctx.stats().requests !== 0) ctx.poll(false);
+    }
+    assertEquals(grown, 0);
+    scene.exchanges(FIRST_LOOK, 10_000);
+    assertEquals(grown, 1);
+  },
+);
+
+onIoUring("request polling: looks become frequent again with success", (makeContext) => {
   using scene = new RequestScene(makeContext);
-  const { ctx } = scene;
-  scene.exchanges(FIRST_LOOK + 20, 10_000);
-  using stack = new DisposableStack();
-  const [idle, peer] = makePair("socket");
-  stack.defer(() => [idle, peer].forEach((fd) => libc.close(fd)));
-  ctx.addSqe((sqe) => sqe.recv(idle, ctx.buffers.allocate(1)), () => {});
-  const { spins } = scene;
-  scene.beforeSleep = () => scene.nowNs += 1e6;
-  for (let round = 0; round < 100; round++) {
-    ctx.timer(() => {}).arm(ctx.now() + 1e6);
-    ctx.poll(true);
-    let sent = false;
-    ctx.addSqe((sqe) => sqe.send(idle, ctx.buffers.allocate(1)), () => sent = true);
-    ctx.poll(true);
-    assert(sent);
-  }
-  assert(scene.spins - spins <= 2, `${scene.spins - spins} times in vain`);
+  scene.exchanges(3000, 1e6);
+  scene.exchanges(300, 10_000);
+  scene.exchanges(3, 1e6);
+  const { requestPollHits } = scene.ctx.stats();
+  scene.exchanges(FIRST_LOOK * 4, 10_000);
+  assert(scene.ctx.stats().requestPollHits > requestPollHits);
+});
+
+onIoUring("request polling: a pause ends it where completions come late anyway", (makeContext) => {
+  using scene = new RequestScene(makeContext);
+  scene.exchanges(FIRST_LOOK + 20, 25_000);
+  const learned: number[] = [];
+  scene.ctx.trace.on("poll_shrink", (event) => learned.push(event.new));
+  scene.exchange(1e9);
+  assertEquals(learned, [0]);
 });
 
 onIoUring("request polling: maxNs 0 switches it off, and so does setting it", (makeContext) => {
