@@ -165,7 +165,7 @@ onIoUring(
     const { ctx } = scene;
     let grown = 0;
     ctx.trace.on("poll_grow", () => grown++);
-    for (let round = 0; round < 20; round++) {
+    for (let round = 0; round < FIRST_LOOK * 3 - 1; round++) {
       scene.receive();
       ctx.timer(() => {}).arm(ctx.now() + 10_000);
       scene.beforeSleep = () => scene.nowNs += 10_000;
