@@ -182,9 +182,15 @@ onIoUring(
       while (scene.completed === completed) await new Promise((done) => setImmediate(done));
       return scene.longestNs;
     };
-    scene.exchanges(FIRST_LOOK, 10_000);
+    const beginTrial = () => {
+      // A trial goes on for as long as it may.
+      ctx.setPollParams({});
+      scene.exchanges(FIRST_LOOK, 10_000);
+    };
+    beginTrial();
     const longestRunNs = await ctx.run(answered);
     assert(longestRunNs > 0 && longestRunNs <= 4e6, `run: ${longestRunNs}`);
+    beginTrial();
     ctx.attach();
     const longestAttachedNs = await answered();
     assert(longestAttachedNs > 0 && longestAttachedNs <= 2e5, `attached: ${longestAttachedNs}`);
