@@ -77,16 +77,15 @@ export class ContextParts {
     this.notifier = new ContextNotifier(system, shim);
     const notifier = notifierHandler(this.notifier);
     const spin = new Spin<AioHandler>(shim, this.notifier.notifiedAddress);
+    const ringSpin = new Spin<never>(shim, this.notifier.notifiedAddress);
     const ready = new IntrusiveList<AioHandler>();
     const times = this.times = new IterationTimes(this.clock, report);
-    const ringSpin = new Spin<never>(shim, this.notifier.words);
     this.requestPolling = new RequestPolling({ times, ringSpin, trace });
     this.pollMode = new PollMode({ times, spin, ready, trace, notifier, report });
     this.requests = new ContextRequests({ shim, system, trace, changed, report, requireOpen });
     const { queue } = this.requests;
-    const fdmonParts = {
-      ...{ system, spin, ringSpin, ready, times, notifier, requests: queue, trace, liburing },
-    };
+    const shared = { system, spin, ringSpin, ready, times, notifier, trace };
+    const fdmonParts = { ...shared, requests: queue, liburing };
     try {
       this.handlers = new HandlerRegistry(fdmon, fdmonParts, this.pollMode, changed, report);
     } catch (error) {
