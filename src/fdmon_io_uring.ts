@@ -19,16 +19,17 @@
  */
 import { AioError, Errno } from "../ffi/errno.ts";
 import type { Liburing } from "../ffi/liburing_symbols.ts";
-import { type NativeMemory, pollFdsOf } from "../ffi/memory.ts";
+import { allocateNative, type NativeMemory, pollFdsOf } from "../ffi/memory.ts";
 import { Ring, SqFlag } from "../ffi/ring.ts";
 import type { Spin } from "../ffi/spin.ts";
-import { CqeWord, loadNumber, SqeOp, SqeWord } from "../ffi/sqe.ts";
+import { CqeWord, loadNumber, SqeOp, SqeWord, storeNumber } from "../ffi/sqe.ts";
 import type { System } from "../ffi/system.ts";
 import { EpollMirror } from "./epoll_mirror.ts";
 import type { AioHandler } from "./aio_handler.ts";
 import { type Fdmon, type FdmonParts, markFailed, markReady, type ReadyList } from "./fdmon.ts";
 import type { IterationTimes } from "./iteration_times.ts";
 import type { AioRequest, RequestDevice } from "./request.ts";
+import { REQUEST, RingCancels } from "./ring_cancels.ts";
 import type { RequestQueue } from "./request_queue.ts";
 import type { Trace } from "./trace.ts";
 
@@ -38,8 +39,6 @@ const Arm = { idle: 0, pending: 1, held: 2, inFlight: 3, cancelling: 4 } as cons
 /** How often an enter is tried again that the kernel cannot serve for lack of resources. */
 const BUSY_RETRIES_MAX = 1000;
 
-/** Upper half of the user_data of requests; that of handlers is 0. */
-const REQUEST = 1;
 /** SQEs of a chain, which one enter has to submit together. */
 const CHAIN_MAX = 64;
 /**
@@ -76,8 +75,9 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   readonly #pending: AioHandler[] = [];
   /** Polled in userspace, to be armed before the loop blocks. */
   readonly #held: AioHandler[] = [];
-  /** To be cancelled by the next enter: an opcode and a slot each. */
-  readonly #cancels: number[] = [];
+  readonly #cancels: RingCancels;
+  /** A struct __kernel_timespec of a nanosecond. */
+  readonly #instant = allocateNative(16);
 
   /** @throws {AioError} when the ring cannot be set up */
   constructor(liburing: Liburing, parts: FdmonParts) {
@@ -85,6 +85,8 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
     this.#trace = parts.trace;
     this.#system = parts.system;
     this.#ring = new Ring(liburing, parts.system);
+    this.#cancels = new RingCancels(this.#ring, () => this.#nextSqe());
+    this.#instant.i32[2] = 1;
     this.#spins = [parts.spin, parts.ringSpin];
     this.#ready = parts.ready;
     this.#times = parts.times;
@@ -107,7 +109,7 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
 
   beforePolling(listed: boolean): void {
     if (!this.hasChanges && (listed || this.#held.length === 0)) return;
-    this.#submitCancels();
+    this.#cancels.submit();
     this.#arm(this.#pending);
     if (!listed) this.#arm(this.#held);
     this.#enter(0);
@@ -119,7 +121,7 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
 
   /** Something waits for an enter, and not only for one that sleeps. */
   get hasChanges(): boolean {
-    return this.#pending.length !== 0 || this.#cancels.length !== 0 ||
+    return this.#pending.length !== 0 || !this.#cancels.empty ||
       this.#ring.unsubmitted !== 0;
   }
 
@@ -128,7 +130,7 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   }
 
   wait(block: boolean, polled: boolean): void {
-    this.#submitCancels();
+    this.#cancels.submit();
     this.#arm(this.#pending);
     if (block || !polled) this.#arm(this.#held);
     const ring = this.#ring;
@@ -142,8 +144,26 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
     // enter brings in only so many, which may all be ends of requests that nobody waits for.
     while (ring.overflowed || (ring.needsEnter && this.#collected() === 0)) {
       this.#enter(0);
-      this.#reap();
+      if (this.#reap() === 0 && ring.needsEnter && !ring.overflowed) return this.#clearTaskrun();
     }
+  }
+
+  /**
+   * Has the kernel clear its flag that says there is work to be done by an enter, where an enter has
+   * found none. It sets the flag after it has added the work, which may be done by then; it clears it
+   * when work is done. So a timeout that is over at once is made for it to do.
+   */
+  #clearTaskrun(): void {
+    const at = this.#nextSqe();
+    const words = this.#ring.sqes;
+    words[at + SqeWord.opcode] = SqeOp.timeout;
+    words[at + SqeWord.fd] = -1;
+    storeNumber(words, at + SqeWord.addr, Number(this.#instant.address));
+    words[at + SqeWord.len] = 1;
+    this.#ring.push();
+    this.#ring.timeoutNs[0] = -1;
+    this.#enter(1);
+    this.#reap();
   }
 
   registerBuffer(address: number, byteLength: number): number {
@@ -158,11 +178,11 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
       if (chained) ring.endChain();
       this.#chainLength = 0;
       // One of them may mean the last request that had this slot.
-      this.#submitCancels();
+      this.#cancels.submit();
     } else if (this.#chainLength === CHAIN_MAX) {
       throw new RangeError(`Cannot link more than ${CHAIN_MAX} requests`);
     }
-    if (continues) this.#dropCancel(request.slot);
+    if (continues) this.#cancels.dropRequest(request.slot);
     // A chain must not be cut by a full ring, so there has to be room for all of it.
     if (ring.room < (continues ? 1 : CHAIN_MAX)) this.#enter(0);
     const at = ring.nextSqe();
@@ -192,36 +212,14 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   }
 
   cancel(request: AioRequest): void {
-    this.#cancels.push(SqeOp.asyncCancel, request.slot);
-  }
-
-  #submitCancels(): void {
-    const words = this.#ring.sqes;
-    while (this.#cancels.length !== 0) {
-      // This may throw, so nobody is taken off the list before.
-      const at = this.#nextSqe();
-      const slot = this.#cancels.pop()!, opcode = this.#cancels.pop()!;
-      words[at + SqeWord.opcode] = opcode;
-      words[at + SqeWord.fd] = -1;
-      words[at + SqeWord.addr] = slot;
-      words[at + SqeWord.addr + 1] = opcode === SqeOp.asyncCancel ? REQUEST : 0;
-      this.#ring.push();
-    }
-  }
-
-  /** Forgets the cancellations of the last request that had a slot. */
-  #dropCancel(slot: number): void {
-    const cancels = this.#cancels;
-    for (let at = cancels.length - 2; at >= 0; at -= 2) {
-      if (cancels[at] === SqeOp.asyncCancel && cancels[at + 1] === slot) cancels.splice(at, 2);
-    }
+    this.#cancels.addRequest(request.slot);
   }
 
   quiesce(requests: readonly AioRequest[]): void {
     const untilNs = this.#system.now() + QUIESCE_NS;
     while (this.#queue.running > 0 && this.#system.now() < untilNs) {
       for (const request of requests) this.cancel(request);
-      this.#submitCancels();
+      this.#cancels.submit();
       const againNs = this.#system.now() + CANCEL_AGAIN_NS;
       for (let leftNs = CANCEL_AGAIN_NS; leftNs > 0; leftNs = againNs - this.#system.now()) {
         this.#ring.timeoutNs[0] = leftNs;
@@ -257,8 +255,8 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
     this.#slots.length =
       this.#pending.length =
       this.#held.length =
-      this.#cancels.length =
         0;
+    this.#cancels.clear();
   }
 
   #watch(handler: AioHandler): void {
@@ -289,7 +287,7 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
   }
 
   #cancel(handler: AioHandler): void {
-    this.#cancels.push(SqeOp.pollRemove, handler.slot);
+    this.#cancels.addHandler(handler.slot);
     handler.armState = Arm.cancelling;
   }
 
