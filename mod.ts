@@ -41,9 +41,11 @@ export type { FdmonName } from "./src/fdmon.ts";
 export { AioFile, type FallocateMode, type OpenFileOptions } from "./src/io/aio_file.ts";
 export { AioBuffers, type AllocateOptions, type RequestView } from "./src/io/buffers.ts";
 export { AioListener } from "./src/io/listener.ts";
+export { type MapOptions, MappedMemory, MAPPING_MAX } from "./src/io/mapped_memory.ts";
 export { MemFd, type MemFdOptions, type MemFdSeal } from "./src/io/mem_fd.ts";
 export type { FileExtent } from "./src/io/extents.ts";
 export type { RequestOptions, WriteOptions } from "./src/io/operation.ts";
+export { closeFd } from "./src/io/owned_fd.ts";
 export { PidFd } from "./src/io/pid_fd.ts";
 export { SignalFd, type SignalInfo } from "./src/io/signal_fd.ts";
 export {

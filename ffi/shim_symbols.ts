@@ -84,6 +84,12 @@ export const shimSymbols = {
   aio_ftruncate: { parameters: ["i32", "f64"], result: "i32" },
   // int32_t aio_read(int32_t fd, void *buffer, uint32_t length)
   aio_read: { parameters: ["i32", "pointer", "u32"], result: "i32" },
+  // int32_t aio_map(void *address, double length, int32_t fd, double offset)
+  aio_map: { parameters: ["pointer", "f64", "i32", "f64"], result: "i32" },
+  // int32_t aio_unmap(void *address, double length)
+  aio_unmap: { parameters: ["pointer", "f64"], result: "i32" },
+  // int32_t aio_fd_status(int32_t fd, double *status)
+  aio_fd_status: { parameters: ["i32", "pointer"], result: "i32" },
   // int32_t aio_sendmsg(int32_t fd, const void *message, int32_t flags)
   aio_sendmsg: { parameters: ["i32", "pointer", "i32"], result: "i32" },
   // int32_t aio_recvmsg(int32_t fd, void *message, int32_t flags)

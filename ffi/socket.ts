@@ -42,7 +42,13 @@ export const TcpOption = { nodelay: 1 } as const;
 export const Shutdown = { rd: 0, wr: 1, rdwr: 2 } as const;
 
 /** Commands of fcntl(2). */
-export const Fcntl = { getfl: 3, setfl: 4, dupfdCloexec: 1030, addSeals: 1033 } as const;
+export const Fcntl = {
+  getfl: 3,
+  setfl: 4,
+  dupfdCloexec: 1030,
+  addSeals: 1033,
+  getSeals: 1034,
+} as const;
 
 /** The shim's calls for sockets. */
 export class Sockets {

@@ -3,10 +3,10 @@
  *
  * It spins on memory, reads the clock cheaply, makes the few system calls that
  * liburing does not wrap, and carries out requests on threads of its own where
- * there is no io_uring. It keeps no state but what signal.c, pool.c, waiter.c and
- * board.c say: every function works on what it is given and returns a count or -errno.
- * Times are nanoseconds of CLOCK_MONOTONIC in a double, which is exact for 104
- * days.
+ * there is no io_uring. It keeps no state but what board.c, map.c, pool.c,
+ * signal.c and waiter.c say: every function works on what it is given and
+ * returns a count or -errno. Times are nanoseconds of CLOCK_MONOTONIC in a
+ * double, which is exact for 104 days.
  */
 #ifndef AIO_H
 #define AIO_H
@@ -175,6 +175,13 @@ AIO_EXPORT int32_t aio_pidfd_send_signal(int32_t fd, int32_t signal);
 AIO_EXPORT int32_t aio_memfd_create(const char *name, uint32_t flags);
 AIO_EXPORT int32_t aio_ftruncate(int32_t fd, double length);
 AIO_EXPORT int32_t aio_read(int32_t fd, void *buffer, uint32_t length);
+
+/* Files mapped over memory of the caller's, in whole pages: see map.c. */
+AIO_EXPORT int32_t aio_map(void *address, double length, int32_t fd,
+			   double offset);
+AIO_EXPORT int32_t aio_unmap(void *address, double length);
+AIO_EXPORT int32_t aio_fd_status(int32_t fd, double *status);
+
 AIO_EXPORT int32_t aio_sendmsg(int32_t fd, const void *message, int32_t flags);
 AIO_EXPORT int32_t aio_recvmsg(int32_t fd, void *message, int32_t flags);
 

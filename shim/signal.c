@@ -5,7 +5,7 @@
  * threads of JavaScript runtimes are there before us: one sent to the process
  * would go to one of them, and mostly kill it. So it is a handler that writes
  * to the fd, on whichever thread. A handler is given nothing, hence the table,
- * the only state in this library; it belongs to the process, as signals do.
+ * state in this library; it belongs to the process, as signals do.
  */
 #define _GNU_SOURCE
 #include "aio.h"

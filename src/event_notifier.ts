@@ -3,8 +3,16 @@
  *
  * It owns its fd. Once disposed it refuses every use, as the number may belong to somebody else.
  */
+import { AioError, check, Errno } from "../ffi/errno.ts";
 import { loadShim } from "../ffi/library.ts";
+import { allocateNative } from "../ffi/memory.ts";
+import { Fcntl, SocketFlag } from "../ffi/socket.ts";
+import type { Shim } from "../ffi/shim_symbols.ts";
 import { System } from "../ffi/system.ts";
+
+const FD_MAX = 0x7fff_ffff;
+/** Bits of a file's mode that say what it is; none of them is set for an eventfd. */
+const KIND_OF_FILE = 0o170000;
 
 /**
  * A counter behind an fd: readable while set.
@@ -24,10 +32,19 @@ export class EventNotifier implements Disposable {
   readonly #system: System;
   #fd: number;
 
-  /** @throws {AioError} when there is no fd to be had */
-  constructor() {
-    this.#system = new System(loadShim());
-    this.#fd = this.#system.eventfd();
+  /**
+   * Makes an eventfd, or takes over one that came from somebody else, as with a message.
+   *
+   * @param source `{ fd }`, an open eventfd, which is closed with the object and does not block any
+   * more; where not given one is made
+   * @throws {TypeError} when that is none; {RangeError} when it cannot be an fd
+   * @throws {AioError} when there is no fd to be had; EBADF when it is not open; EINVAL when it is
+   * a file, a socket or a pipe. It stays the caller's then.
+   */
+  constructor(source?: { readonly fd: number }) {
+    const shim = loadShim();
+    this.#system = new System(shim);
+    this.#fd = source === undefined ? this.#system.eventfd() : adopt(shim, source);
   }
 
   /**
@@ -57,4 +74,27 @@ export class EventNotifier implements Disposable {
     this.#fd = -1;
     this.#system.close(fd);
   }
+}
+
+function adopt(shim: Shim, source: { readonly fd: number }): number {
+  if (typeof source !== "object" || source === null) {
+    throw new TypeError(`Cannot take over an event notifier as it is no object: ${typeof source}`);
+  }
+  const { fd } = source;
+  if (typeof fd !== "number") {
+    throw new TypeError(
+      `Cannot take over an event notifier as the fd is not a number: ${typeof fd}`,
+    );
+  }
+  if (!Number.isInteger(fd) || fd < 0 || fd > FD_MAX) {
+    throw new RangeError(
+      `Cannot take over an event notifier as the fd is not a whole number >= 0: ${fd}`,
+    );
+  }
+  const what = `Cannot take over event notifier fd ${fd}`;
+  const mode = check(shim.aio_fd_status(fd, allocateNative(16).pointer), what, "fstat");
+  if ((mode & KIND_OF_FILE) !== 0) throw new AioError(what, "fstat", Errno.EINVAL, "no eventfd");
+  const flags = check(shim.aio_fcntl_int(fd, Fcntl.getfl, 0), what, "fcntl");
+  check(shim.aio_fcntl_int(fd, Fcntl.setfl, flags | SocketFlag.nonblock), what, "fcntl");
+  return fd;
 }

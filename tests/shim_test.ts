@@ -24,7 +24,7 @@ const BINDING_LOCAL = 0;
 const GLIBC_MINOR_MAX = 27;
 
 /** Lines of C in the library, header and guest included. */
-const SOURCE_LINES_MAX = 1700;
+const SOURCE_LINES_MAX = 1_900;
 
 /** FFI types of the C types in shim/aio.h. */
 const FFI_TYPES: Readonly<Record<string, string>> = {

@@ -3,10 +3,12 @@
  *
  * Once closed it refuses every use, as the number may belong to somebody else.
  */
+import { loadShim } from "../../ffi/library.ts";
 import { System } from "../../ffi/system.ts";
 import type { Shim } from "../../ffi/shim_symbols.ts";
 
 const CLOSED = -1;
+const FD_MAX = 0x7fff_ffff;
 
 /** The fd of a timer, a process, a piece of memory. */
 export class OwnedFd implements Disposable {
@@ -47,4 +49,20 @@ export class OwnedFd implements Disposable {
     this.#fd = CLOSED;
     this.#system.close(fd);
   }
+}
+
+/**
+ * Closes an fd that belongs to no object, such as one that came with a message.
+ *
+ * @throws {TypeError} when it is no number; {RangeError} when it cannot be an fd
+ * @throws {AioError} EBADF when it is not open
+ */
+export function closeFd(fd: number): void {
+  if (typeof fd !== "number") {
+    throw new TypeError(`Cannot close an fd as it is not a number: ${typeof fd}`);
+  }
+  if (!Number.isInteger(fd) || fd < 0 || fd > FD_MAX) {
+    throw new RangeError(`Cannot close an fd as it is not a whole number >= 0: ${fd}`);
+  }
+  new System(loadShim()).close(fd);
 }
