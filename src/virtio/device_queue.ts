@@ -1,0 +1,290 @@
+/**
+ * A virtqueue at work on the loop: from the guest's kick to its call.
+ *
+ * The kick's fd is a handler of the context and the available index its PollWord. While the loop
+ * polls, the guest is told not to kick (ioPollBegin), and before it sleeps to kick again
+ * (ioPollEnd); the loop's last look at the word comes after that. Outside of poll mode a kick is
+ * answered in the same way: kicks off, requests taken until there are none, kicks on, one more look.
+ *
+ * Completed requests go into the used ring at once, so a guest that polls sees them, and it is
+ * called once for all that complete together: when the promise jobs that were due with the first of
+ * them have run. Invariant: a request object belongs to the device from `start` to `complete`.
+ */
+import { type AioContext, AioError, type BottomHalf, type EventNotifier } from "../../mod.ts";
+import type { DirtyLog } from "./dirty_log.ts";
+import { VirtioError } from "./guest_memory.ts";
+import { DescriptorChain, type Virtqueue } from "./virtqueue.ts";
+
+/** A request of the guest, as a device sees it. Objects are used again, one for each head. */
+export abstract class VirtioRequest {
+  readonly queue: DeviceQueue;
+  readonly chain: DescriptorChain = new DescriptorChain();
+  /** Descriptor that the chain begins with. */
+  readonly head: number;
+
+  constructor(queue: DeviceQueue, head: number) {
+    this.queue = queue;
+    this.head = head;
+  }
+
+  /**
+   * Begins to carry it out; ends with a call of `queue.complete`, now or later.
+   *
+   * @throws {VirtioError} when it is not sound enough to be answered
+   */
+  abstract start(): void;
+}
+
+/** Counters of a queue, or of several. */
+export interface QueueCounts {
+  /** Times the guest has kicked. */
+  kicks: number;
+  /** Requests taken. */
+  requests: number;
+  /** Times the guest was called. */
+  calls: number;
+}
+
+/** What a queue is made of. */
+export interface DeviceQueueParts {
+  readonly ctx: AioContext;
+  readonly virtqueue: Virtqueue;
+  /** What the guest kicks. */
+  readonly kick: EventNotifier;
+  /** What the guest is called with; null while it wants no calls. */
+  call: EventNotifier | null;
+  readonly counts: QueueCounts;
+  /** Notes what is written to the guest's memory; null while nobody wants to know. */
+  log: DirtyLog | null;
+  /** Where the used ring is for the log; null where that is not logged. */
+  readonly usedLogAddress: number | null;
+  readonly makeRequest: (queue: DeviceQueue, head: number) => VirtioRequest;
+  /** The queue is broken and has stopped; called once. */
+  readonly reportBroken: (error: Error) => void;
+}
+
+const settled = Promise.resolve();
+
+/** A started queue. */
+export class DeviceQueue {
+  readonly parts: DeviceQueueParts;
+  readonly #virtqueue: Virtqueue;
+  readonly #requests: VirtioRequest[] = [];
+  readonly #word;
+  readonly #more: BottomHalf;
+  readonly #call = (): void => this.#callGuest();
+  #inFlight = 0;
+  #running = false;
+  #polling = false;
+  #broken = false;
+  #callDue = false;
+  /** Completions are told to the guest. */
+  #answers = true;
+  #idle: (() => void) | null = null;
+
+  constructor(parts: DeviceQueueParts) {
+    this.parts = parts;
+    this.#virtqueue = parts.virtqueue;
+    this.#word = parts.virtqueue.pollWord();
+    this.#more = parts.ctx.bottomHalf(() => this.#continue(), { name: "virtqueue" });
+  }
+
+  /** Where to go on in the available ring, once it is stopped. */
+  get base(): number {
+    return this.#virtqueue.nextAvail;
+  }
+
+  /** The ring turned out to be nonsense. */
+  get isBroken(): boolean {
+    return this.#broken;
+  }
+
+  /**
+   * Begins to serve the guest, with what it has asked for already.
+   *
+   * @throws {AioError} when the kick's fd cannot be watched
+   * @throws {VirtioError} when the record of what was in flight is nonsense
+   */
+  start(): void {
+    const { ctx, kick } = this.parts;
+    const heads = this.#virtqueue.recover();
+    ctx.setFdHandler(kick.fd, {
+      ioRead: () => this.#acceptKick(),
+      ioPoll: this.#word,
+      ioPollReady: () => this.#continue(),
+      ioPollBegin: () => this.#beginPolling(),
+      ioPollEnd: () => this.#endPolling(),
+    });
+    this.#running = true;
+    this.#guard(() => {
+      for (const head of heads) this.#begin(head);
+    });
+    this.#continue();
+  }
+
+  /**
+   * Takes no more requests, and waits for those that the device has.
+   *
+   * @param answers whether the guest hears of these
+   */
+  async stop(answers = true): Promise<void> {
+    this.#answers = answers;
+    this.#halt();
+    if (this.#inFlight !== 0 || this.#callDue) {
+      await new Promise<void>((resolve) => this.#idle = resolve);
+    }
+    this.#more.delete();
+  }
+
+  /**
+   * A request is carried out.
+   *
+   * @param written bytes written to the beginning of what the device may write
+   */
+  complete(request: VirtioRequest, written: number): void {
+    this.#inFlight--;
+    if (this.#answers) this.#answer(request, written);
+    if (!this.#callDue) {
+      this.#callDue = true;
+      settled.then(this.#call);
+    }
+  }
+
+  /** Calls the guest, whether or not it has a reason to look. */
+  callOnce(): void {
+    const { call } = this.parts;
+    if (call !== null) this.#guard(() => signal(call));
+  }
+
+  /** Takes no more requests, as this queue or another of the device is nonsense. */
+  fail(error: Error): void {
+    if (this.#broken) return;
+    this.#broken = true;
+    this.#halt();
+    this.parts.reportBroken(error);
+  }
+
+  #answer({ head, chain }: VirtioRequest, written: number): void {
+    const { log } = this.parts;
+    if (log !== null) this.#guard(() => log.markRuns(chain.writable));
+    this.#virtqueue.put(head, written);
+    const { usedLogAddress } = this.parts;
+    if (log === null || usedLogAddress === null) return;
+    this.#guard(() => log.mark(usedLogAddress, this.#virtqueue.usedBytes));
+  }
+
+  #halt(): void {
+    if (!this.#running) return;
+    this.#running = false;
+    this.#more.cancel();
+    try {
+      this.parts.ctx.setFdHandler(this.parts.kick.fd, null);
+    } catch (error) {
+      // A context that is disposed has no handlers.
+      if (!(error instanceof TypeError)) throw error;
+    }
+  }
+
+  #acceptKick(): void {
+    this.parts.counts.kicks++;
+    try {
+      this.parts.kick.testAndClear();
+    } catch (error) {
+      return this.fail(error as Error);
+    }
+    this.#continue();
+  }
+
+  #beginPolling(): void {
+    this.#polling = true;
+    this.#virtqueue.disableKicks();
+  }
+
+  #endPolling(): void {
+    this.#polling = false;
+    this.#virtqueue.enableKicks();
+  }
+
+  /**
+   * Serves the guest. A hit of the last look before sleeping is dispatched outside of poll mode too,
+   * so here is decided who notices the next request.
+   */
+  #continue(): void {
+    if (!this.#running || this.#polling) return this.#process();
+    this.#virtqueue.disableKicks();
+    this.#process();
+    if (this.#running && this.#virtqueue.enableKicks()) this.#more.schedule();
+  }
+
+  /** Takes what the guest has asked for, as many requests as the queue has entries at most. */
+  #process(): void {
+    if (!this.#running) return;
+    const queue = this.#virtqueue;
+    let full = false;
+    try {
+      let left = queue.size;
+      for (;;) {
+        const head = queue.take();
+        if (head === -1) break;
+        this.#begin(head);
+        if (--left > 0) continue;
+        full = true;
+        break;
+      }
+    } catch (error) {
+      this.#takeError(error);
+    }
+    this.#word.seen = queue.nextAvail;
+    // Others have their turn; a guest that is fast could keep the loop here for ever.
+    if (full && this.#running) this.#more.schedule();
+  }
+
+  #begin(head: number): void {
+    const request = this.#requests[head] ??= this.parts.makeRequest(this, head);
+    this.parts.counts.requests++;
+    this.#virtqueue.read(head, request.chain);
+    this.#inFlight++;
+    try {
+      request.start();
+    } catch (error) {
+      this.#inFlight--;
+      throw error;
+    }
+  }
+
+  #guard(action: () => void): void {
+    try {
+      action();
+    } catch (error) {
+      this.#takeError(error);
+    }
+  }
+
+  #takeError(error: unknown): void {
+    if (!(error instanceof VirtioError)) throw error;
+    this.fail(error);
+  }
+
+  /** A job of its own: nobody could catch what it throws. */
+  #callGuest(): void {
+    this.#callDue = false;
+    const { call, counts } = this.parts;
+    if (this.#answers && this.#virtqueue.wantsCall() && call !== null) {
+      counts.calls++;
+      this.#guard(() => signal(call));
+    }
+    if (this.#inFlight !== 0 || this.#idle === null) return;
+    this.#idle();
+    this.#idle = null;
+  }
+}
+
+/** @throws {VirtioError} when the fd cannot be written to */
+function signal(notifier: EventNotifier): void {
+  try {
+    notifier.set();
+  } catch (error) {
+    if (!(error instanceof AioError)) throw error;
+    throw new VirtioError(error.message);
+  }
+}

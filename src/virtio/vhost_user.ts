@@ -1,0 +1,473 @@
+/**
+ * One connection of a vhost-user front end: what it says changes rings, memory and device.
+ *
+ * Messages are answered one after the other. One that changes what running rings depend on stops
+ * them, which takes as long as requests in flight do, and starts them again. A message that is
+ * malformed, or asks for what cannot be, ends the connection with a reason; where the front end has
+ * asked for a reply to a request that failed for want of something, it gets that instead.
+ *
+ * A guest whose rings are nonsense breaks its device: no ring takes requests any more, the front
+ * end is told by the error eventfds and the status, and a reset makes it whole.
+ */
+import {
+  type AioContext,
+  AioError,
+  type AioSocket,
+  type EventNotifier,
+  MappedMemory,
+  MemFd,
+} from "../../mod.ts";
+import type { DeviceQueue, QueueCounts, VirtioRequest } from "./device_queue.ts";
+import { DirtyLog } from "./dirty_log.ts";
+import { GuestMemory, type MemoryRegion, REGIONS_MAX, VirtioError } from "./guest_memory.ts";
+import { inflightBytes, InflightQueue } from "./inflight.ts";
+import {
+  CONFIG_BYTES_MAX,
+  VhostUserChannel,
+  type VhostUserMessage,
+  type VhostUserName,
+} from "./vhost_user_message.ts";
+import { type RingSettings, VhostUserRing } from "./vhost_user_ring.ts";
+import { requireQueueSize } from "./virtqueue.ts";
+
+/** Feature bits that belong to rings and to the protocol. */
+export const RingFeature = {
+  logAll: 1n << 26n,
+  indirect: 1n << 28n,
+  eventIndex: 1n << 29n,
+  protocolFeatures: 1n << 30n,
+  version1: 1n << 32n,
+} as const;
+
+/** Feature bits of the protocol that are offered. */
+export const ProtocolFeature = {
+  multiQueue: 1n << 0n,
+  logShmFd: 1n << 1n,
+  replyAck: 1n << 3n,
+  config: 1n << 9n,
+  inflightShmFd: 1n << 12n,
+  resetDevice: 1n << 13n,
+  configureMemSlots: 1n << 15n,
+  status: 1n << 16n,
+} as const;
+
+const allBits = (bits: Readonly<Record<string, bigint>>): bigint =>
+  Object.values(bits).reduce((all, bit) => all | bit, 0n);
+const RING_FEATURES = allBits(RingFeature), PROTOCOL_FEATURES = allBits(ProtocolFeature);
+
+/** Bit of the status: the driver has to reset the device. */
+const NEEDS_RESET = 64;
+/** In the number with a ring's eventfd: which ring, and that there is none. */
+const RING_MASK = 0xffn, NO_FD = 0x100n;
+/** Flag of a ring's addresses: writes to the used ring are logged. */
+const LOG_USED = 1;
+
+/** A device that a front end is connected to. */
+export interface VhostUserDevice {
+  readonly queues: number;
+  /** Feature bits of its kind. */
+  readonly features: bigint;
+  /** The guest has agreed to these. */
+  accept(features: bigint): void;
+  /** Is as before any guest. */
+  reset(): void;
+  /** Its configuration space. */
+  readConfig(): Uint8Array;
+  /** @throws {VirtioError} where it cannot be written */
+  writeConfig(offset: number, bytes: Uint8Array): void;
+  /** Makes a request object. */
+  makeRequest(queue: DeviceQueue, head: number): VirtioRequest;
+}
+
+interface Inflight {
+  readonly memory: MappedMemory;
+  readonly queues: number;
+  readonly queueSize: number;
+}
+
+/** What a request is answered with; null where it has no answer of its own. */
+type Answer = { payload: Uint8Array; file?: MemFd } | null;
+
+/** Serves one front end. */
+export class VhostUserSession {
+  readonly #device: VhostUserDevice;
+  readonly #channel: VhostUserChannel;
+  readonly #memory = new GuestMemory();
+  readonly #rings: VhostUserRing[];
+  readonly #reportBroken: (error: Error) => void;
+  /** Where what is in flight is recorded. */
+  #inflight: Inflight | null = null;
+  #log: DirtyLog | null = null;
+  #features = 0n;
+  #protocolFeatures = 0n;
+  #status = 0;
+  #broken = false;
+
+  /** @param reportBroken told when a guest has broken its device */
+  constructor(
+    ctx: AioContext,
+    socket: AioSocket,
+    device: VhostUserDevice,
+    counts: QueueCounts,
+    reportBroken: (error: Error) => void,
+  ) {
+    this.#device = device;
+    this.#channel = new VhostUserChannel(socket);
+    this.#reportBroken = reportBroken;
+    const owner = {
+      ctx,
+      memory: this.#memory,
+      counts,
+      makeRequest: (queue: DeviceQueue, head: number) => device.makeRequest(queue, head),
+      reportBroken: (error: Error) => this.#break(error),
+    };
+    this.#rings = Array.from(
+      { length: device.queues },
+      (_, index) => new VhostUserRing(owner, index),
+    );
+  }
+
+  /**
+   * Answers messages until the connection ends, and waits for requests in flight.
+   *
+   * @returns why it ended
+   */
+  async serve(): Promise<string> {
+    try {
+      for (;;) {
+        using message = await this.#channel.receive();
+        if (message === null) return "the front end has closed it";
+        await this.#answer(message);
+      }
+    } catch (error) {
+      if (!isExpected(error)) throw error;
+      return error.message;
+    } finally {
+      await this.#end();
+    }
+  }
+
+  async #answer(message: VhostUserMessage): Promise<void> {
+    const { name } = message;
+    let failed: Error | null = null;
+    try {
+      const answer = await this.#handlers[name](message);
+      if (answer !== null) {
+        using file = answer.file ?? null;
+        const fds = file === null ? [] : [file.fd];
+        return await this.#channel.reply(name, answer.payload, fds);
+      }
+    } catch (error) {
+      if (!isExpected(error) || !this.#acknowledges(message)) throw error;
+      failed = error;
+    }
+    if (!this.#acknowledges(message)) return;
+    await this.#channel.reply(name, u64(failed === null ? 0n : 1n));
+  }
+
+  #acknowledges({ needsReply }: VhostUserMessage): boolean {
+    return needsReply && (this.#protocolFeatures & ProtocolFeature.replyAck) !== 0n;
+  }
+
+  readonly #handlers: Readonly<
+    Record<VhostUserName, (message: VhostUserMessage) => Answer | Promise<Answer>>
+  > = {
+    getFeatures: () => ({ payload: u64(RING_FEATURES | this.#device.features) }),
+    setFeatures: (message) => this.#setFeatures(message.u64(0)),
+    setOwner: () => null,
+    resetOwner: () => this.#reset(),
+    setMemTable: (message) => this.#setMemTable(message),
+    setLogBase: (message) => this.#setLogBase(message),
+    // It would tell of changes, which whoever migrates looks for anyway.
+    setLogFd: () => null,
+    setVringNum: (message) =>
+      this.#change(message.u32(0), (ring) => {
+        requireQueueSize(message.u32(4));
+        ring.size = message.u32(4);
+      }),
+    setVringAddr: (message) => this.#setVringAddr(message),
+    setVringBase: (message) =>
+      this.#change(message.u32(0), (ring) => {
+        if (message.u32(4) > 0xffff) throw new VirtioError("Cannot go on beyond 65,535 in a ring");
+        ring.base = message.u32(4);
+      }),
+    getVringBase: (message) => this.#getVringBase(message),
+    setVringKick: (message) => this.#setVringKick(message),
+    setVringCall: (message) => {
+      this.#ringOf(message).setCall(takeNotifier(message));
+      return null;
+    },
+    setVringErr: (message) => {
+      this.#ringOf(message).setError(takeNotifier(message));
+      return null;
+    },
+    getProtocolFeatures: () => ({ payload: u64(PROTOCOL_FEATURES) }),
+    setProtocolFeatures: (message) => {
+      const features = message.u64(0);
+      requireOffered(features, PROTOCOL_FEATURES);
+      this.#protocolFeatures = features;
+      return null;
+    },
+    getQueueNum: () => ({ payload: u64(BigInt(this.#device.queues)) }),
+    setVringEnable: (message) =>
+      this.#change(message.u32(0), (ring) => {
+        if (message.u32(4) > 1) throw new VirtioError("Cannot enable a ring by other than 0 and 1");
+        ring.enabled = message.u32(4) === 1;
+      }),
+    getConfig: (message) => this.#getConfig(message),
+    setConfig: (message) => this.#setConfig(message),
+    getInflightFd: (message) => this.#getInflightFd(message),
+    setInflightFd: (message) => this.#setInflightFd(message),
+    resetDevice: () => this.#reset(),
+    getMaxMemSlots: () => ({ payload: u64(BigInt(REGIONS_MAX)) }),
+    addMemReg: (message) => this.#addMemReg(message),
+    remMemReg: (message) => this.#changeAll(() => this.#memory.remove(readRegion(message, 8))),
+    setStatus: (message) => {
+      const status = message.u64(0);
+      if (status > 0xffn) throw new VirtioError("Cannot set a status beyond 255");
+      this.#status = Number(status);
+      return this.#status === 0 ? this.#reset() : null;
+    },
+    getStatus: () => ({ payload: u64(BigInt(this.#status | (this.#broken ? NEEDS_RESET : 0))) }),
+  };
+
+  #setFeatures(features: bigint): Promise<null> {
+    requireOffered(features, RING_FEATURES | this.#device.features);
+    return this.#changeAll(() => {
+      this.#features = features;
+      this.#device.accept(features);
+      // Without the message that enables rings they are enabled by their kick.
+      if ((features & RingFeature.protocolFeatures) !== 0n) return;
+      for (const ring of this.#rings) ring.enabled = true;
+    });
+  }
+
+  #setMemTable(message: VhostUserMessage): Promise<null> {
+    const count = message.u32(0);
+    if (message.payload.byteLength !== 8 + count * 32 || message.fds.length !== count) {
+      throw new VirtioError(
+        `Cannot use a memory table of ${count} regions with ${message.fds.length} files`,
+      );
+    }
+    return this.#changeAll(() => {
+      this.#memory.clear();
+      for (const [index, fd] of message.fds.entries()) {
+        this.#memory.add(readRegion(message, 8 + index * 32), fd);
+      }
+    });
+  }
+
+  #addMemReg(message: VhostUserMessage): null {
+    if (message.fds.length !== 1) throw new VirtioError("Cannot add memory without its file");
+    this.#memory.add(readRegion(message, 8), message.fds[0]);
+    return null;
+  }
+
+  async #setLogBase(message: VhostUserMessage): Promise<Answer> {
+    if (message.fds.length !== 1) throw new VirtioError("Cannot log without a file to log to");
+    const [length, offset] = [message.number(0), message.number(8)];
+    const log = new DirtyLog(new MappedMemory(message.fds[0], { offset, length }));
+    await this.#changeAll(() => {
+      this.#log?.[Symbol.dispose]();
+      this.#log = log;
+    });
+    return { payload: u64(0n) };
+  }
+
+  #setVringAddr(message: VhostUserMessage): Promise<null> {
+    const addresses = {
+      descriptors: message.number(8),
+      used: message.number(16),
+      avail: message.number(24),
+      usedLogAddress: (message.u32(4) & LOG_USED) !== 0 ? message.number(32) : null,
+    };
+    return this.#change(message.u32(0), (ring) => ring.addresses = addresses);
+  }
+
+  async #getVringBase(message: VhostUserMessage): Promise<Answer> {
+    const ring = this.#ring(message.u32(0));
+    await ring.stop();
+    ring.forget();
+    // A front end that resets its device without saying so stops all rings.
+    if (this.#rings.every(({ hasKick }) => !hasKick)) this.#broken = false;
+    const payload = new DataView(new ArrayBuffer(8));
+    payload.setUint32(0, ring.index, true);
+    payload.setUint32(4, ring.base, true);
+    return { payload: new Uint8Array(payload.buffer) };
+  }
+
+  #setVringKick(message: VhostUserMessage): Promise<null> {
+    const { index } = this.#ringOf(message);
+    const kick = takeNotifier(message);
+    if (kick === null) throw new VirtioError("Cannot poll a ring that is never kicked");
+    return this.#change(index, (ring) => ring.setKick(kick));
+  }
+
+  #getConfig(message: VhostUserMessage): Answer {
+    const { offset, length } = readConfigRange(message);
+    const { payload } = message;
+    const bytes = new Uint8Array(payload.buffer);
+    // Front ends newer than this know of more; what there is not is zero.
+    bytes.fill(0, 12);
+    bytes.set(this.#device.readConfig().subarray(offset, offset + length), 12);
+    return { payload: bytes };
+  }
+
+  #setConfig(message: VhostUserMessage): null {
+    const { offset } = readConfigRange(message);
+    this.#device.writeConfig(offset, new Uint8Array(message.payload.buffer, 12));
+    return null;
+  }
+
+  #getInflightFd(message: VhostUserMessage): Answer {
+    const { queues, queueSize } = this.#readInflight(message);
+    const size = queues * inflightBytes(queueSize);
+    const file = new MemFd("vhost-user inflight", { size, sealable: true });
+    file.seal("shrink", "grow", "seal");
+    const payload = new Uint8Array(message.payload.buffer);
+    message.payload.setBigUint64(0, BigInt(size), true);
+    message.payload.setBigUint64(8, 0n, true);
+    return { payload, file };
+  }
+
+  #readInflight(message: VhostUserMessage) {
+    const queues = message.payload.getUint16(16, true);
+    const queueSize = message.payload.getUint16(18, true);
+    requireQueueSize(queueSize);
+    if (queues === 0 || queues > this.#device.queues) {
+      throw new VirtioError(`Cannot record the requests of ${queues} rings`);
+    }
+    return { queues, queueSize, length: message.number(0), offset: message.number(8) };
+  }
+
+  #setInflightFd(message: VhostUserMessage): Promise<null> {
+    const { queues, queueSize, length, offset } = this.#readInflight(message);
+    if (message.fds.length !== 1) throw new VirtioError("Cannot record requests without a file");
+    if (length < queues * inflightBytes(queueSize) || offset % 8 !== 0) {
+      throw new VirtioError(`Cannot record requests in ${length} bytes at ${offset}`);
+    }
+    const memory = new MappedMemory(message.fds[0], { offset, length });
+    return this.#changeAll(() => {
+      this.#inflight?.memory[Symbol.dispose]();
+      this.#inflight = { memory, queues, queueSize };
+    });
+  }
+
+  /** Stops a ring, changes it and starts it again where it can be. */
+  async #change(index: number, change: (ring: VhostUserRing) => void): Promise<null> {
+    const ring = this.#ring(index);
+    await ring.stop();
+    change(ring);
+    this.#start(ring);
+    return null;
+  }
+
+  /** The same with what all rings depend on. */
+  async #changeAll(change: () => void): Promise<null> {
+    for (const ring of this.#rings) await ring.stop();
+    change();
+    for (const ring of this.#rings) this.#start(ring);
+    return null;
+  }
+
+  #start(ring: VhostUserRing): void {
+    if (this.#broken) return;
+    const settings: RingSettings = {
+      eventIndex: (this.#features & RingFeature.eventIndex) !== 0n,
+      indirect: (this.#features & RingFeature.indirect) !== 0n,
+      inflight: ring.hasKick && ring.enabled ? this.#inflightOf(ring) : null,
+      log: (this.#features & RingFeature.logAll) !== 0n ? this.#log : null,
+    };
+    ring.start(settings);
+  }
+
+  #inflightOf({ index, size }: VhostUserRing): InflightQueue | null {
+    if (this.#inflight === null) return null;
+    const { memory, queues, queueSize } = this.#inflight;
+    if (index >= queues || size > queueSize) {
+      throw new VirtioError(`Cannot record the requests of ring ${index} of ${size} entries`);
+    }
+    const at = memory.byteOffset + index * inflightBytes(queueSize);
+    return new InflightQueue(memory.buffer, at, queueSize);
+  }
+
+  async #reset(): Promise<null> {
+    for (const ring of this.#rings) await ring.stop();
+    for (const ring of this.#rings) ring.reset();
+    this.#status = 0;
+    this.#broken = false;
+    this.#device.reset();
+    return null;
+  }
+
+  #break(error: Error): void {
+    if (this.#broken) return;
+    this.#broken = true;
+    for (const ring of this.#rings) ring.fail(error);
+    this.#reportBroken(error);
+  }
+
+  /** The connection is over; what is in flight is not. */
+  async #end(): Promise<void> {
+    // Without a record the front end does again what it has no answer to.
+    for (const ring of this.#rings) await ring.stop(this.#inflight !== null);
+    await this.#reset();
+    this.#memory.clear();
+    this.#inflight?.memory[Symbol.dispose]();
+    this.#log?.[Symbol.dispose]();
+  }
+
+  #ring(index: number): VhostUserRing {
+    const ring = this.#rings[index];
+    if (ring === undefined) throw new VirtioError(`Cannot use ring ${index}: there is none`);
+    return ring;
+  }
+
+  #ringOf(message: VhostUserMessage): VhostUserRing {
+    return this.#ring(Number(message.u64(0) & RING_MASK));
+  }
+}
+
+/** Whether an error is a front end's fault or the system's, and no bug of ours. */
+function isExpected(error: unknown): error is Error {
+  return error instanceof VirtioError || error instanceof AioError || error instanceof RangeError;
+}
+
+/** The eventfd that came with a message; null where it says that there is none. */
+function takeNotifier(message: VhostUserMessage): EventNotifier | null {
+  const none = (message.u64(0) & NO_FD) !== 0n;
+  if (message.fds.length !== (none ? 0 : 1)) {
+    throw new VirtioError(`Cannot use ${message.name} with ${message.fds.length} files`);
+  }
+  return none ? null : message.takeNotifier();
+}
+
+function requireOffered(features: bigint, offered: bigint): void {
+  const unknown = features & ~offered;
+  if (unknown !== 0n) {
+    throw new VirtioError(`Cannot agree to features 0x${unknown.toString(16)}: not offered`);
+  }
+}
+
+function readRegion(message: VhostUserMessage, at: number): MemoryRegion {
+  return {
+    guestAddress: message.number(at),
+    size: message.number(at + 8),
+    userAddress: message.number(at + 16),
+    offset: message.number(at + 24),
+  };
+}
+
+function readConfigRange(message: VhostUserMessage): { offset: number; length: number } {
+  const offset = message.u32(0), length = message.u32(4);
+  if (offset + length > CONFIG_BYTES_MAX || length !== message.payload.byteLength - 12) {
+    throw new VirtioError(`Cannot use the configuration at ${offset}, ${length} bytes`);
+  }
+  return { offset, length };
+}
+
+function u64(value: bigint): Uint8Array {
+  const view = new DataView(new ArrayBuffer(8));
+  view.setBigUint64(0, value, true);
+  return new Uint8Array(view.buffer);
+}
