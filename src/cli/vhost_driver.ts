@@ -230,6 +230,11 @@ export class DriverQueue implements Disposable {
     return { slot: this.#usedSlot, status: this.usedStatus, written: this.#usedWritten };
   }
 
+  /** The indirect table of a slot. */
+  slotTable(slot: number): Uint32Array<SharedArrayBuffer> {
+    return this.#tableOf(this.slotsAt + slot * SLOT_BYTES);
+  }
+
   #tableOf(slotAt: number): Uint32Array<SharedArrayBuffer> {
     const at = (slotAt + TABLE_AT) / 4;
     return this.#words.subarray(at, at + 12);
@@ -251,7 +256,6 @@ export class VhostDriver implements Disposable {
   config: DataView<ArrayBuffer> = new DataView(new ArrayBuffer(CONFIG_BYTES));
   /** Features agreed on. */
   features = 0n;
-  /** File of the record of requests in flight; -1 where there is none yet. */
   #inflightFd = -1;
   #inflight: Uint8Array = new Uint8Array(0);
 
@@ -280,6 +284,11 @@ export class VhostDriver implements Disposable {
   /** Capacity in sectors of 512 bytes, once attached. */
   get sectors(): number {
     return Number(this.config.getBigUint64(0, true));
+  }
+
+  /** File of the record of requests in flight; -1 before `attach`. */
+  get inflightFd(): number {
+    return this.#inflightFd;
   }
 
   /** Negotiates with a back end and starts all queues. */

@@ -78,12 +78,13 @@ export class VhostFrontEnd implements AsyncDisposable {
     }
   }
 
-  /** Sends a request and waits for its reply. */
+  /** Sends a request, with files, and waits for its reply. */
   async ask(
     name: VhostUserName,
     payload: Uint8Array = new Uint8Array(0),
+    fds: readonly number[] = [],
   ): Promise<FrontEndReply> {
-    await this.send(VhostUserRequest[name], payload);
+    await this.send(VhostUserRequest[name], payload, fds);
     return await this.receive(name);
   }
 
