@@ -72,7 +72,11 @@ export class VhostUserBlk implements AsyncDisposable {
   #closed = false;
 
   /**
+   * Prepares to serve a device; `serve` begins.
+   *
+   * @param ctx the loop that it is served on
    * @param device what is served; it stays the caller's
+   * @param options what guests see of it
    * @throws {TypeError} or {RangeError} for bad options
    */
   constructor(ctx: AioContext, device: BlockDevice, options: VhostUserBlkOptions = {}) {
