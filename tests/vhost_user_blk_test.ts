@@ -427,12 +427,19 @@ eachLoop(
       const connection = disk.connect();
       await driver.attach(connection.frontEnd);
       const { promise, resolve } = Promise.withResolvers<void>();
-      first.gate = promise;
+      const read = first.read.bind(first);
+      let waiting = 0;
+      // Every other one is answered, so the used index says nothing of which are not.
+      first.read = async (buffers, offset) => {
+        if (offset / 512 % 2 === 0 && ++waiting !== 0) await promise;
+        await read(buffers, offset);
+      };
       for (const queue of driver.queues) {
         for (let slot = 0; slot < 8; slot++) queue.post(slot, slot);
         queue.publish();
+        for (let count = 0; count < 4; count++) assertEquals((await queue.nextUsed()).slot % 2, 1);
       }
-      while (first.running < 16) await goOn(1);
+      assertEquals(waiting, 8);
       // As if it were killed: what it does from now on nobody sees.
       const before = driver.memory.bytes.slice();
       const inflight = inflightOf(driver);
@@ -453,12 +460,17 @@ eachLoop(
     await driver.attach(connection.frontEnd);
     for (const queue of driver.queues) {
       const slots: number[] = [];
-      while (slots.length < 9) slots.push((await queue.nextUsed()).slot);
-      assertEquals(slots, [0, 1, 2, 3, 4, 5, 6, 7, 20], "in their order, new ones last");
+      while (slots.length < 5) slots.push((await queue.nextUsed()).slot);
+      assertEquals(slots, [0, 2, 4, 6, 20], "in their order, new ones last");
       assertEquals((await queue.request(IN, 1, 512, 30)).status, ok);
     }
   },
 );
+
+/** Mappings of memory of guests in this process. */
+function guestMappings(): number {
+  return Deno.readTextFileSync("/proc/self/maps").match(/memfd:guest memory/g)?.length ?? 0;
+}
 
 /** The record of requests in flight, as the front end has it mapped. */
 function inflightOf(driver: VhostDriver): MappedMemory {
@@ -557,9 +569,11 @@ eachLoop(
       const closing = disk.disk.close().then(() => closed = true);
       await goOn(5);
       assert(!closed);
+      assertEquals(guestMappings(), 2, "the driver's and ours");
       resolve();
       await closing;
       await disk.disk.close();
+      assertEquals(guestMappings(), 1, "the driver's");
       await connection.frontEnd[Symbol.asyncDispose]();
     }
     assertEquals(countFds(), files);

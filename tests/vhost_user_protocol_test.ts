@@ -411,12 +411,15 @@ async function misbehave(
       fds,
       flags,
     );
-    if (random.once(5)) {
-      // The guest goes on all the while, with rings that may be nonsense.
+    // The guest goes on all the while, with rings that may be nonsense.
+    if (random.once(3)) {
       const at = random.below(queue.size * 4);
       if (random.once(3)) queue.descriptors[at] = Number(number() & 0xffff_ffffn);
+      if (random.once(20)) queue.avail[1] = random.below(65_536);
+      if (random.once(6)) queue.offer(random.below(300));
       queue.post(random.below(queue.slots), random.below(3000));
       queue.publish();
+      if (random.once(3)) await goOn(1);
     }
   }
 }

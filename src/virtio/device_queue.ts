@@ -216,27 +216,24 @@ export class DeviceQueue {
     if (this.#running && this.#virtqueue.enableKicks()) this.#more.schedule();
   }
 
-  /** Takes what the guest has asked for, as many requests as the queue has entries at most. */
+  /**
+   * Takes what the guest has asked for, as many requests as the queue has entries at most. What is
+   * left is seen by whoever looks next: the word in poll mode, and else `enableKicks`.
+   */
   #process(): void {
     if (!this.#running) return;
     const queue = this.#virtqueue;
-    let full = false;
     try {
-      let left = queue.size;
-      for (;;) {
+      // Others have their turn: a guest that is fast could keep the loop here for ever.
+      for (let left = queue.size; left > 0; left--) {
         const head = queue.take();
         if (head === -1) break;
         this.#begin(head);
-        if (--left > 0) continue;
-        full = true;
-        break;
       }
     } catch (error) {
       this.#takeError(error);
     }
     this.#word.seen = queue.nextAvail;
-    // Others have their turn; a guest that is fast could keep the loop here for ever.
-    if (full && this.#running) this.#more.schedule();
   }
 
   #begin(head: number): void {
