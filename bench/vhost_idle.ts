@@ -11,7 +11,7 @@ export async function attachIdle(
 ): Promise<AsyncDisposable> {
   const stack = new AsyncDisposableStack();
   for (const path of sockets) {
-    const driver = stack.use(new VhostDriver(ctx, { queues, slotBytes: 4096 }));
+    const driver = stack.use(new VhostDriver(ctx, { queues, slotBytes: 4096, errors: false }));
     const frontEnd = stack.use(new VhostFrontEnd(await ctx.connect({ path })));
     await driver.attach(frontEnd);
   }

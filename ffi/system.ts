@@ -1,7 +1,7 @@
 /**
  * The system calls of the shim, with their failures turned into errors and their number counted.
  *
- * One System belongs to one context or notifier, so `calls` is what that object cost. Calls whose
+ * One System belongs to one context, so `calls` is what that cost, or to all notifiers. Calls whose
  * errno the caller has to tell apart return it; the others throw.
  */
 import { AioError, check, Errno } from "./errno.ts";

@@ -14,6 +14,9 @@ const FD_MAX = 0x7fff_ffff;
 /** Bits of a file's mode that say what it is; none of them is set for an eventfd. */
 const KIND_OF_FILE = 0o170000;
 
+/** That of all notifiers: a device with thousands of queues has thousands of them. */
+let shared: System | null = null;
+
 /**
  * A counter behind an fd: readable while set.
  *
@@ -43,7 +46,7 @@ export class EventNotifier implements Disposable {
    */
   constructor(source?: { readonly fd: number }) {
     const shim = loadShim();
-    this.#system = new System(shim);
+    this.#system = shared ??= new System(shim);
     this.#fd = source === undefined ? this.#system.eventfd() : adopt(shim, source);
   }
 

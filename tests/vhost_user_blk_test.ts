@@ -353,7 +353,7 @@ eachLoop(
         queue.publish();
         await goOn(5);
         assertEquals(await frontEnd.askNumber("getStatus"), 64n);
-        assert(queue.error.testAndClear() && other.error.testAndClear());
+        assert(queue.error?.testAndClear() && other.error?.testAndClear());
         assertEquals(disk.events.at(-1)?.kind, "broken");
         other.post(0, 0);
         other.publish();

@@ -34,6 +34,8 @@ export interface VhostDriverOptions {
   readonly indirect?: boolean;
   /** Agrees to send FLUSH. */
   readonly flush?: boolean;
+  /** Wants to be told of errors, which takes an fd more for each queue on both sides. */
+  readonly errors?: boolean;
 }
 
 /** A request that has come back. */
@@ -58,7 +60,8 @@ export class DriverQueue implements Disposable {
   readonly dataAt: number;
   readonly kick: EventNotifier = new EventNotifier();
   readonly call: EventNotifier = new EventNotifier();
-  readonly error: EventNotifier = new EventNotifier();
+  /** What the device tells errors with; null where nobody wants to know. */
+  readonly error: EventNotifier | null;
   /** Kicks that the device wanted. */
   kicks = 0;
   readonly driver: VhostDriver;
@@ -73,8 +76,9 @@ export class DriverQueue implements Disposable {
   #usedWritten = 0;
 
   constructor(driver: VhostDriver, index: number, at: number) {
-    const { queueSize: size, slotBytes, indirect } = driver.options;
+    const { queueSize: size, slotBytes, indirect, errors } = driver.options;
     this.driver = driver;
+    this.error = errors ? new EventNotifier() : null;
     this.index = index;
     this.size = size;
     this.slots = indirect ? size : Math.floor(size / 3);
@@ -241,7 +245,7 @@ export class DriverQueue implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const notifier of [this.kick, this.call, this.error]) notifier[Symbol.dispose]();
+    for (const notifier of [this.kick, this.call, this.error]) notifier?.[Symbol.dispose]();
   }
 }
 
@@ -268,6 +272,7 @@ export class VhostDriver implements Disposable {
       eventIndex: true,
       indirect: true,
       flush: true,
+      errors: true,
       ...options,
     };
     const stride = DriverQueue.bytes(this.options);
@@ -333,7 +338,9 @@ export class VhostDriver implements Disposable {
     await frontEnd.tell("setVringNum", payloadOf(index, queue.size));
     await frontEnd.tell("setVringBase", payloadOf(index, base));
     await frontEnd.tell("setVringAddr", this.ringAddresses(queue));
-    await frontEnd.tell("setVringErr", payloadOf(BigInt(index)), [queue.error.fd]);
+    if (queue.error !== null) {
+      await frontEnd.tell("setVringErr", payloadOf(BigInt(index)), [queue.error.fd]);
+    }
     await frontEnd.tell("setVringCall", payloadOf(BigInt(index)), [queue.call.fd]);
     await frontEnd.tell("setVringKick", payloadOf(BigInt(index)), [queue.kick.fd]);
     if ((this.features & RingFeature.protocolFeatures) !== 0n) {

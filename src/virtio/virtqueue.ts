@@ -82,13 +82,13 @@ export class Virtqueue {
   readonly #usedRing: Uint32Array<SharedArrayBuffer>;
   /** avail.idx when it was last loaded. */
   #availIndex: number;
-  /** 1 for the head of each chain that the device has. */
-  readonly #taken: Uint8Array<ArrayBuffer>;
+  /** 1 for the head of each chain that the device has. Idle queues do without. */
+  #taken: Uint8Array<ArrayBuffer> | null = null;
   /** The guest was last called at this `nextUsed`; -1: not yet. */
   #called = -1;
   /** A copy of an indirect table, made with the first one. */
   #table: Uint32Array<ArrayBuffer> | null = null;
-  readonly #tableRuns = new GuestRuns();
+  #tableRuns: GuestRuns | null = null;
 
   /**
    * Finds the rings in guest memory.
@@ -117,7 +117,6 @@ export class Virtqueue {
     this.#avail = new Uint16Array(avail.chunk.buffer, avail.at, RING + size + 1);
     this.#used = new Uint16Array(used.chunk.buffer, used.at, RING + size * 4 + 1);
     this.#usedRing = new Uint32Array(used.chunk.buffer, used.at + 4, size * 2);
-    this.#taken = new Uint8Array(size);
     this.nextUsed = Atomics.load(this.#used, INDEX);
     this.nextAvail = this.#availIndex = base & 0xffff;
     this.inflight = inflight;
@@ -230,7 +229,7 @@ export class Virtqueue {
     this.inflight?.beforePut(head);
     this.#usedRing[at] = head;
     this.#usedRing[at + 1] = written;
-    this.#taken[head] = 0;
+    this.#taken![head] = 0;
     this.nextUsed = (this.nextUsed + 1) & 0xffff;
     Atomics.store(this.#used, INDEX, this.nextUsed);
     this.inflight?.afterPut(head, this.nextUsed);
@@ -272,10 +271,11 @@ export class Virtqueue {
     if (head >= this.size) {
       throw new VirtioError(`Cannot take a request as descriptor ${head} is beyond ${this.size}`);
     }
-    if (this.#taken[head] !== 0) {
+    const taken = this.#taken ??= new Uint8Array(this.size);
+    if (taken[head] !== 0) {
       throw new VirtioError(`Cannot take a request as descriptor ${head} is of one in flight`);
     }
-    this.#taken[head] = 1;
+    taken[head] = 1;
   }
 
   /** Copies an indirect table. @returns its number of descriptors */
@@ -285,7 +285,7 @@ export class Virtqueue {
       throw new VirtioError(`Cannot use an indirect table as its length is ${length}`);
     }
     const table = this.#table ??= new Uint32Array(INDIRECT_MAX * DESCRIPTOR_WORDS);
-    const runs = this.#tableRuns;
+    const runs = this.#tableRuns ??= new GuestRuns();
     runs.clear();
     runs.append(this.#memory, address, length);
     const offset = runs.offsets[0];
