@@ -1,19 +1,12 @@
 /** DeviceQueue: what happens between the two sides of a race, which no other test can hit. */
 import { assertEquals } from "@std/assert";
-import { EventNotifier } from "../mod.ts";
-import { USER_BASE, VhostDriver } from "../src/cli/vhost_driver.ts";
+import { type AioContext, EventNotifier } from "../mod.ts";
+import { type DriverQueue, USER_BASE, VhostDriver } from "../src/cli/vhost_driver.ts";
 import { DeviceQueue, VirtioRequest } from "../src/virtio/device_queue.ts";
 import { Virtqueue } from "../src/virtio/virtqueue.ts";
-import { eachFdmon } from "./each_fdmon.ts";
+import { eachFdmon, type MakeContext } from "./each_fdmon.ts";
 import { pollUntil } from "./poll_until.ts";
 import { mapMemory } from "./vhost_kit.ts";
-
-/** Is answered at once. */
-class EchoRequest extends VirtioRequest {
-  start(): void {
-    this.queue.complete(this, 1);
-  }
-}
 
 /** A queue into which the guest posts a request just before kicks are on again. */
 class RacingQueue extends Virtqueue {
@@ -27,98 +20,127 @@ class RacingQueue extends Virtqueue {
   }
 }
 
+/** A started queue with its guest. */
+class Sides implements Disposable {
+  readonly ctx: AioContext;
+  readonly driver: VhostDriver;
+  readonly guest: DriverQueue;
+  readonly virtqueue: RacingQueue;
+  readonly queue: DeviceQueue;
+  readonly counts = { kicks: 0, requests: 0, calls: 0 };
+  readonly #memory;
+
+  /** @param answered called when a request is answered */
+  constructor(makeContext: MakeContext, eventIndex: boolean, answered = (_sides: Sides) => {}) {
+    this.ctx = makeContext();
+    this.driver = new VhostDriver(this.ctx, { queueSize: 16, eventIndex });
+    this.#memory = mapMemory(this.driver);
+    this.guest = this.driver.queues[0];
+    const { descriptorsAt, availAt, usedAt, kick } = this.guest;
+    const place = {
+      size: 16,
+      descriptors: USER_BASE + descriptorsAt,
+      avail: USER_BASE + availAt,
+      used: USER_BASE + usedAt,
+    };
+    this.virtqueue = new RacingQueue(this.#memory, place, { eventIndex, indirect: true }, 0);
+    const told = () => answered(this);
+    /** Is answered at once. */
+    class EchoRequest extends VirtioRequest {
+      start(): void {
+        this.queue.complete(this, 1);
+        told();
+      }
+    }
+    this.queue = new DeviceQueue({
+      ctx: this.ctx,
+      virtqueue: this.virtqueue,
+      kick,
+      call: null,
+      counts: this.counts,
+      log: null,
+      usedLogAddress: null,
+      makeRequest: (owner, head) => new EchoRequest(owner, head),
+      reportBroken: (error) => {
+        throw error;
+      },
+    });
+    this.queue.start();
+  }
+
+  /** Shows what was posted, and kicks for nothing. */
+  publishQuietly(): void {
+    Atomics.add(this.guest.avail, 1, 1);
+  }
+
+  /** Polls until so many requests were taken. */
+  pollUntilTaken(requests: number): void {
+    pollUntil(this.ctx, () => this.counts.requests >= requests);
+  }
+
+  [Symbol.dispose](): void {
+    this.ctx[Symbol.dispose]();
+    this.#memory.clear();
+    this.driver[Symbol.dispose]();
+  }
+}
+
 for (const eventIndex of [true, false]) {
+  const rings = `${eventIndex ? "with" : "without"} event index`;
+
   eachFdmon(
-    `DeviceQueue: a request that comes as kicks are switched on is served, ${
-      eventIndex ? "with" : "without"
-    } event index`,
-    async (makeContext) => {
-      using ctx = makeContext();
+    `DeviceQueue: a request that comes as kicks are switched on is served, ${rings}`,
+    (makeContext) => {
+      using sides = new Sides(makeContext, eventIndex);
+      const { ctx, guest, virtqueue, counts } = sides;
       ctx.setPollParams({ maxNs: 0 });
-      using driver = new VhostDriver(ctx, { queueSize: 16, eventIndex });
-      const memory = mapMemory(driver);
-      const [guest] = driver.queues;
-      const place = {
-        size: 16,
-        descriptors: USER_BASE + guest.descriptorsAt,
-        avail: USER_BASE + guest.availAt,
-        used: USER_BASE + guest.usedAt,
-      };
-      const virtqueue = new RacingQueue(memory, place, { eventIndex, indirect: true }, 0);
-      using kick = new EventNotifier();
-      const counts = { kicks: 0, requests: 0, calls: 0 };
-      const queue = new DeviceQueue({
-        ctx,
-        virtqueue,
-        kick,
-        call: null,
-        counts,
-        log: null,
-        usedLogAddress: null,
-        makeRequest: (owner, head) => new EchoRequest(owner, head),
-        reportBroken: (error) => {
-          throw error;
-        },
-      });
-      queue.start();
       for (let round = 0; round < 50; round++) {
-        // One is seen as it is kicked for, the other by the last look alone: nobody kicks for it.
         virtqueue.race = () => {
           guest.post(1, 0);
-          Atomics.store(guest.avail, 1, round * 2 + 2);
+          sides.publishQuietly();
         };
         guest.post(0, 0);
-        Atomics.store(guest.avail, 1, round * 2 + 1);
-        kick.set();
-        pollUntil(ctx, () => counts.requests === round * 2 + 2);
+        sides.publishQuietly();
+        guest.kick.set();
+        // The other one is seen by the last look alone.
+        sides.pollUntilTaken(round * 2 + 2);
       }
       assertEquals(counts, { kicks: 50, requests: 100, calls: 0 });
-      await queue.stop();
-      memory.clear();
     },
   );
 
   eachFdmon(
-    `DeviceQueue: a guest that never pauses does not keep the loop from others, ${
-      eventIndex ? "with" : "without"
-    } event index`,
-    async (makeContext) => {
-      using ctx = makeContext();
-      using driver = new VhostDriver(ctx, { queueSize: 16, eventIndex });
-      const memory = mapMemory(driver);
-      const [guest] = driver.queues;
-      const place = {
-        size: 16,
-        descriptors: USER_BASE + guest.descriptorsAt,
-        avail: USER_BASE + guest.availAt,
-        used: USER_BASE + guest.usedAt,
+    `DeviceQueue: after the last look before sleeping the guest kicks again, ${rings}`,
+    (makeContext) => {
+      using sides = new Sides(makeContext, eventIndex);
+      const { ctx, guest, virtqueue } = sides;
+      ctx.setPollParams({ maxNs: 1e9 });
+      guest.post(0, 0);
+      guest.publish();
+      sides.pollUntilTaken(1);
+      // The loop polls now for a while, and is told in vain that this one need not kick.
+      virtqueue.race = () => {
+        guest.post(1, 0);
+        sides.publishQuietly();
       };
-      const virtqueue = new Virtqueue(memory, place, { eventIndex, indirect: true }, 0);
-      using other = new EventNotifier();
-      const counts = { kicks: 0, requests: 0, calls: 0 };
+      sides.pollUntilTaken(2);
+      ctx.setPollParams({ maxNs: 0 });
+      guest.post(2, 0);
+      guest.publish();
+      sides.pollUntilTaken(3);
+    },
+  );
+
+  eachFdmon(
+    `DeviceQueue: a guest that never pauses does not keep the loop from others, ${rings}`,
+    (makeContext) => {
       let slot = 0;
-      /** As it is answered the guest has asked for the next thing. */
-      class EndlessRequest extends VirtioRequest {
-        start(): void {
-          this.queue.complete(this, 1);
-          guest.post(slot = (slot + 1) % 16, 0);
-          guest.publish();
-        }
-      }
-      const queue = new DeviceQueue({
-        ctx,
-        virtqueue,
-        kick: guest.kick,
-        call: null,
-        counts,
-        log: null,
-        usedLogAddress: null,
-        makeRequest: (owner, head) => new EndlessRequest(owner, head),
-        reportBroken: (error) => {
-          throw error;
-        },
+      using sides = new Sides(makeContext, eventIndex, ({ guest }) => {
+        guest.post(slot = (slot + 1) % 16, 0);
+        guest.publish();
       });
-      queue.start();
+      const { ctx, guest, counts } = sides;
+      using other = new EventNotifier();
       let turns = 0;
       ctx.setFdHandler(other.fd, { ioRead: () => turns++ });
       other.set();
@@ -126,8 +148,6 @@ for (const eventIndex of [true, false]) {
       guest.publish();
       pollUntil(ctx, () => turns >= 100 && counts.requests > 1000);
       ctx.setFdHandler(other.fd, null);
-      await queue.stop();
-      memory.clear();
     },
   );
 }

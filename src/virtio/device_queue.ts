@@ -8,7 +8,7 @@
  *
  * Completed requests go into the used ring at once, so a guest that polls sees them, and it is
  * called once for all that complete together: when the promise jobs that were due with the first of
- * them have run. Invariant: a request object belongs to the device from `start` to `complete`.
+ * them have run, or nothing is in flight any more. Invariant: a request object belongs to the device from `start` to `complete`.
  */
 import { type AioContext, AioError, type BottomHalf, type EventNotifier } from "../../mod.ts";
 import type { DirtyLog } from "./dirty_log.ts";
@@ -72,7 +72,9 @@ export class DeviceQueue {
   readonly #requests: VirtioRequest[] = [];
   readonly #word;
   readonly #more: BottomHalf;
-  readonly #call = (): void => this.#callGuest();
+  readonly #call = (): void => {
+    if (this.#callDue) this.#callGuest();
+  };
   #inFlight = 0;
   #running = false;
   #polling = false;
@@ -130,7 +132,7 @@ export class DeviceQueue {
   async stop(answers = true): Promise<void> {
     this.#answers = answers;
     this.#halt();
-    if (this.#inFlight !== 0 || this.#callDue) {
+    if (this.#inFlight !== 0) {
       await new Promise<void>((resolve) => this.#idle = resolve);
     }
     this.#more.delete();
@@ -144,10 +146,11 @@ export class DeviceQueue {
   complete(request: VirtioRequest, written: number): void {
     this.#inFlight--;
     if (this.#answers) this.#answer(request, written);
-    if (!this.#callDue) {
-      this.#callDue = true;
-      settled.then(this.#call);
-    }
+    // Nothing else can complete together with the last one.
+    if (this.#inFlight === 0) return this.#callGuest();
+    if (this.#callDue) return;
+    this.#callDue = true;
+    settled.then(this.#call);
   }
 
   /** Calls the guest, whether or not it has a reason to look. */
@@ -262,7 +265,7 @@ export class DeviceQueue {
     this.fail(error);
   }
 
-  /** A job of its own: nobody could catch what it throws. */
+  /** Nobody could catch what it throws. */
   #callGuest(): void {
     this.#callDue = false;
     const { call, counts } = this.parts;
