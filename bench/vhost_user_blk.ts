@@ -5,9 +5,10 @@
  *     deno run -A bench/vhost_user_blk.ts [--idle-queues N] [--rounds N] [--seconds S]
  */
 import { parseArgs } from "node:util";
-import { AioContext, type AioFile } from "../mod.ts";
-import type { BlockDevice } from "../src/virtio/mod.ts";
+import { AioContext } from "../mod.ts";
+import { FileBlockDevice } from "../src/block/mod.ts";
 import { VhostUserBlk } from "../src/virtio/mod.ts";
+import { attachIdle } from "./vhost_idle.ts";
 import { type GuestResult, startGuest } from "../src/cli/vhost_guest.ts";
 
 const { values } = parseArgs({
@@ -25,30 +26,6 @@ const path = values.file ?? `${folder}/disk`;
 if (values.file === undefined) {
   using file = Deno.openSync(path, { write: true, create: true });
   for (let piece = 0; piece < 256; piece++) file.writeSync(new Uint8Array(1 << 20).fill(piece));
-}
-
-/** A file that is read. */
-function fileDevice(file: AioFile, size: number): BlockDevice {
-  const refuse = () => Promise.reject(new Error("is only read"));
-  return {
-    size,
-    blockSize: 512,
-    preferredBlockSize: 4096,
-    readOnly: true,
-    rotational: false,
-    canTrim: false,
-    canZeroFast: false,
-    read: async (buffers, offset) => {
-      await (buffers.length === 1 ? file.read(buffers[0], offset) : file.readv(buffers, offset));
-    },
-    write: refuse,
-    flush: () => Promise.resolve(),
-    trim: refuse,
-    zero: refuse,
-    extents: refuse,
-    cache: () => Promise.resolve(),
-    close: () => file.close(),
-  };
 }
 
 const order = { queueSize: 128, blockSize: 4096, requests: Infinity, eventIndex: true };
@@ -69,15 +46,13 @@ async function ours(depth: number): Promise<GuestResult> {
   const run = runs++;
   using ctx = new AioContext();
   return await ctx.run(async () => {
-    const file = await ctx.openFile(path);
-    const device = fileDevice(file, (await file.stat()).size);
+    const device = await FileBlockDevice.open(ctx, path, { readOnly: true });
     const disks = Array.from({ length: idleDevices + 1 }, (_, index) => ({
       socket: `${folder}/${run}_${index}`,
       disk: new VhostUserBlk(ctx, device, { numQueues: index === 0 ? 1 : QUEUES_PER_DEVICE }),
     }));
     const listeners = disks.map(({ socket }) => ctx.listen({ path: socket }));
     const serving = disks.map(({ disk }, index) => disk.serve(listeners[index]));
-    const { attachIdle } = await import("./vhost_idle.ts");
     const idle = await attachIdle(
       ctx,
       disks.slice(1).map(({ socket }) => socket),
@@ -95,7 +70,7 @@ async function ours(depth: number): Promise<GuestResult> {
     for (const listener of listeners) await listener.close();
     for (const { disk } of disks) await disk.close();
     await Promise.all(serving);
-    await file.close();
+    await device.close();
     return result;
   });
 }

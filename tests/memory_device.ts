@@ -11,6 +11,7 @@ export class TestDevice implements BlockDevice {
   readonly rotational = false;
   canTrim = true;
   readonly canZeroFast = true;
+  readonly sparse = false;
   /** What was done: as `"write 512+1024 fua"`. */
   readonly log: string[] = [];
   /** errno that operations fail with; 0: none. */

@@ -46,12 +46,13 @@ export interface VhostUserEvent {
  * @example
  * ```ts
  * import { AioContext } from "@aio/context";
+ * import { FileBlockDevice } from "@aio/context/block";
  * import { VhostUserBlk } from "@aio/context/virtio";
- * import type { BlockDevice } from "@aio/context/virtio";
  *
- * export async function serve(device: BlockDevice, path: string): Promise<void> {
+ * export async function serve(file: string, path: string): Promise<void> {
  *   using ctx = new AioContext();
  *   await ctx.run(async () => {
+ *     const device = await FileBlockDevice.open(ctx, file);
  *     await using disk = new VhostUserBlk(ctx, device, { numQueues: 4 });
  *     // qemu-system-x86_64 -chardev socket,id=c,path=... -device vhost-user-blk-pci,chardev=c
  *     await using listener = ctx.listen({ path });
