@@ -5,7 +5,7 @@
  * Each is an opcode and the slot of whom it is for. One that is no longer wanted, as the request goes on
  * under its old slot, can be taken back until then.
  */
-import { type Ring } from "../ffi/ring.ts";
+import type { Ring } from "../ffi/ring.ts";
 import { SqeOp, SqeWord } from "../ffi/sqe.ts";
 
 /** Upper half of the user_data of requests; that of handlers is 0. */
