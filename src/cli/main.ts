@@ -22,9 +22,9 @@ const BENCH_NAMES = "request, idle-3200, idle-16000, removal, kicks, poll-functi
   "  wake-up, wake-up-epoll, poll-nothing, bottom-half, coroutine, timer,\n" +
   "  handler-memory, handler-changes, allocation, cold-start, read-1, read-32, sqe-32,\n" +
   "  read-deno-1, read-deno-32, read-node-1, read-node-32, direct-1, direct-32,\n" +
-  "  read-allocation, echo, echo-1, echo-deno, idle-connections, idle-connections-busy,
-  message-blocked, message-spinning, message-posted, messages, thread-scaling,
-  attached-read, attached-idle, serve";
+  "  read-allocation, echo, echo-1, echo-deno, idle-connections, idle-connections-busy,\n" +
+  "  message-blocked, message-spinning, message-posted, messages, thread-scaling,\n" +
+  "  attached-read, attached-idle, serve";
 
 /** What cannot be guessed from the options of `trace`. */
 const TRACE_NOTES = `
