@@ -37,7 +37,7 @@ export const PlaceWord = {
 } as const;
 
 /** Groups of 32 links, each with a word of bits. */
-export const LINK_GROUPS = 32;
+export const LINK_GROUPS = 31;
 
 /** Sign bit of `users`. */
 const CLOSED = 0x8000_0000 | 0;

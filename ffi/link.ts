@@ -22,7 +22,7 @@ import { mapWords } from "./memory.ts";
 import type { Shim } from "./shim_symbols.ts";
 
 /** Links there can be. */
-export const LINKS = 1024;
+export const LINKS = 992;
 /** Words of one head. */
 const HEAD_WORDS = 128;
 const HEADS_BYTES = LINKS * HEAD_WORDS * 4;

@@ -220,24 +220,23 @@ struct aio_guest {
 AIO_EXPORT int32_t aio_guest_run(struct aio_guest *guest);
 
 /*
- * The place of a context on the board. The first line is the notifier: who
- * writes which word stands in src/context_notifier.ts, and for the rest in
- * ffi/board.ts.
+ * The place of a context on the board; who writes which word stands in
+ * ffi/board.ts. What a spin looks at has a cache line for itself.
  */
 struct aio_place {
 #define AIO_PLACES 8192u
-	_Alignas(64) uint32_t notified; /*  0 */
-	uint32_t notify_me;          /*  4 */
-	uint32_t users;              /*  8 */
-	int32_t fd;                  /* 12 */
-	uint32_t generation;         /* 16 */
-	int32_t owner;               /* 20: thread that has the place, or 0 */
-	_Alignas(64) uint32_t groups; /* 64: which of the following are set */
-	uint32_t links[32];          /* 68: bits of links with something new */
+	_Alignas(64) uint32_t notified; /*   0 */
+	_Alignas(64) uint32_t notify_me; /* 64 */
+	uint32_t users;              /*  68 */
+	int32_t fd;                  /*  72 */
+	uint32_t generation;         /*  76 */
+	int32_t owner;               /*  80: thread that has the place, or 0 */
+	_Alignas(64) uint32_t groups; /* 128: which of the following are set */
+	uint32_t links[31];          /* 132: bits of links with something new */
 };
 
 /* Links of two contexts: the heads of all, then two rings for each. */
-#define AIO_LINKS 1024u
+#define AIO_LINKS 992u /* 32 for each word of bits */
 #define AIO_LINK_HEAD 512u /* see ffi/link.ts */
 #define AIO_LINK_RING 65536u
 

@@ -11,10 +11,10 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The first line of struct aio_place in shim/aio.h. */
+/* The beginning of struct aio_place in shim/aio.h. */
 struct remote_context {
 	_Atomic uint32_t notified;  /* a wake-up since the loop last looked */
-	_Atomic uint32_t notify_me; /* the loop sleeps or is about to */
+	_Alignas(64) _Atomic uint32_t notify_me; /* the loop sleeps or is about to */
 	_Atomic uint32_t users;     /* threads in here, and CLOSED */
 	int32_t fd;
 	_Atomic uint32_t generation; /* how many contexts have had the place */
