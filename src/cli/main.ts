@@ -70,6 +70,7 @@ function describeProgram(finish: (code: number | null) => void): Command {
   program.addCommand(describeScale(finish));
   program.addCommand(describeBench(finish));
   program.addCommand(describeTrace(finish, program));
+  program.addCommand(describeNbd(finish));
   program.addCommand(describeDoctor(finish));
   program.addCommand(describeSetup(finish));
   // Subcommands added as objects do not inherit the way errors are handled.
@@ -141,6 +142,20 @@ function describeTrace(finish: (code: number | null) => void, program: Command):
     await scale.parseAsync(args, { from: "user" });
     return exitCode;
   }
+}
+
+function describeNbd(finish: (code: number) => void): Command {
+  return new Command("nbd")
+    .description("Serve files as network block devices (NBD) until SIGTERM or SIGINT.")
+    .argument("<file...>", "what to serve: files or disks")
+    .option("-k, --socket <path>", "unix socket to listen on")
+    .option("--direct", "go past the page cache (O_DIRECT)")
+    .option("-r, --read-only", "let nothing be changed")
+    .addHelpText("after", example("nbd --socket /tmp/disk.sock disk.img"))
+    .action(async (files: string[], options) => {
+      const { nbd } = await import("./nbd.ts");
+      finish(await nbd(options, files));
+    });
 }
 
 function describeDoctor(finish: (code: number) => void): Command {
