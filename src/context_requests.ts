@@ -11,6 +11,7 @@ import { EmulatedRequests } from "./emulated_requests.ts";
 import type { HandlerRegistry } from "./handler_registry.ts";
 import { AioBuffers } from "./io/buffers.ts";
 import { CachedReads } from "./io/cached_reads.ts";
+import { DirectSends } from "./io/direct_sends.ts";
 import { IoRequests } from "./io/io_request.ts";
 import { SocketMaker } from "./io/socket_maker.ts";
 import type { RequestDevice } from "./request.ts";
@@ -89,8 +90,10 @@ export class ContextRequests {
 
   #openIo(): IoRequests {
     const { shim, system, requireOpen } = this.#parts;
-    const cached = new CachedReads(shim, system, this.queue);
-    return new IoRequests(system, this.queue, this.buffers, cached, requireOpen);
+    const { queue, buffers } = this;
+    const cached = new CachedReads(shim, system, queue);
+    const sends = new DirectSends(shim, system, queue);
+    return new IoRequests({ system, queue, buffers, cached, sends, requireOpen });
   }
 
   #openDevice(): RequestDevice {

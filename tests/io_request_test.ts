@@ -59,7 +59,14 @@ function make() {
   const queue = new RequestQueue(() => device, () => {}, new Trace(report), report, close);
   const system = { calls: 0, close } as unknown as System;
   const cached = { read: () => false } as unknown as CachedReads;
-  const io = new IoRequests(system, queue, new AioBuffers(), cached, () => {});
+  const io = new IoRequests({
+    system,
+    queue,
+    buffers: new AioBuffers(),
+    cached,
+    sends: { isWorthwhile: () => false, send: () => -1 },
+    requireOpen: () => {},
+  });
   const owner = new IoOwner(io, 7, { name: "file", cancels: false, takesTurns: false });
   /** The newest request ends so. */
   const complete = (result: number) => queue.completed(device.started.at(-1)!.slot, result, 0);

@@ -80,7 +80,14 @@ function receive() {
   );
   const device: Device = new Device(queue);
   const cached = new CachedReads(shim, system, queue);
-  const io = new IoRequests(system, queue, new AioBuffers(), cached, () => {});
+  const io = new IoRequests({
+    system,
+    queue,
+    buffers: new AioBuffers(),
+    cached,
+    sends: { isWorthwhile: () => false, send: () => -1 },
+    requireOpen: () => {},
+  });
   const kind = { name: "socket", cancels: true, takesTurns: true };
   const owner = new IoOwner(io, openPath("/dev/null"), kind);
   const outcome: unknown[] = [];

@@ -275,7 +275,10 @@ eachLoop(`recv, send: those in flight complete in order (AIO_TEST_SEED=${SEED})`
     });
     await goOn();
     // Fewer bytes than the first one takes, so each of the next ones waits in its turn.
-    for (const _ of views) await near.sendAll(Uint8Array.of(random.below(256)));
+    for (const one of received) {
+      await near.sendAll(Uint8Array.of(random.below(256)));
+      await one;
+    }
     const bytes = await Promise.all(received);
     assertEquals(order, expected);
     assert(bytes.every(({ byteLength }) => byteLength >= 1));

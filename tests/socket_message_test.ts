@@ -143,6 +143,12 @@ eachLoop(
           fdsMax: 4,
           signal: control.signal,
         });
+        if (round % 4 === 1) {
+          receiving.catch(() => {}); // It is looked at below.
+          await goOn(1);
+          control.abort();
+          await goOn(1);
+        }
         const sending = near.sendMessage(byte, pipes.slice(0, 3));
         for (let jobs = 0; jobs < round % 10; jobs++) await Promise.resolve();
         if (round % 3 === 0) await goOn(1);

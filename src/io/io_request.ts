@@ -6,7 +6,7 @@
  * its promise and nothing else. Invariant: an object is on the free list exactly while nobody waits
  * for its promise and the kernel does not know it.
  */
-import { AioError, Errno } from "../../ffi/errno.ts";
+import { Errno } from "../../ffi/errno.ts";
 import { SqeOp } from "../../ffi/sqe.ts";
 import type { RequestQueue } from "../request_queue.ts";
 import type { System } from "../../ffi/system.ts";
@@ -28,6 +28,7 @@ import {
 import { Messages } from "./messages.ts";
 import { FixedBuffers } from "./fixed_buffers.ts";
 import type { CachedReads, CacheHistory } from "./cached_reads.ts";
+import type { DirectSends } from "./direct_sends.ts";
 import { IoRequest, unsettled } from "./promised_request.ts";
 import { heedSignal, ignoreSignal, isAborted, readSignal } from "./request_signal.ts";
 
@@ -40,39 +41,37 @@ const OPENING: readonly number[] = [SqeOp.openat, SqeOp.accept];
 /** Errors with which a cancelled request ends. */
 const CANCELLED: readonly number[] = [Errno.ECANCELED, Errno.EAGAIN, Errno.EINTR];
 
-function failure({ operation, subject, fd, owner }: IoRequest, errno: number): AioError {
-  const what = `Cannot ${operation.verb} ${subject === "" ? `fd ${fd}` : subject}`;
-  const transfers = operation.events !== 0;
-  const advice = errno === Errno.EINVAL && transfers ? owner?.kind.invalidAdvice : undefined;
-  return new AioError(what, operation.syscall, errno, advice);
+/** What requests are made with. */
+export interface IoParts {
+  readonly system: System;
+  readonly queue: RequestQueue;
+  readonly buffers: AioBuffers;
+  readonly cached: CachedReads;
+  readonly sends: Pick<DirectSends, "isWorthwhile" | "send">;
+  /** Throws where the context is disposed. */
+  readonly requireOpen: (verb: string) => void;
 }
 
 /** Makes requests with promises, for the files and sockets of one context. */
 export class IoRequests {
   readonly buffers: AioBuffers;
   readonly messages: Messages = new Messages();
-  readonly #queue: RequestQueue;
-  /** Throws where the context is disposed. */
   readonly requireOpen: (verb: string) => void;
+  readonly #queue: RequestQueue;
   readonly #system: System;
   readonly #cached: CachedReads;
+  readonly #sends: IoParts["sends"];
   readonly #free: IoRequest[] = [];
   readonly #location = new Location();
   readonly #fixed = new FixedBuffers();
   /** Requests whose turn has come: more than one only where one fails. */
   readonly #due: IoRequest[] = [];
 
-  /** @param requireOpen throws where the context is disposed */
-  constructor(
-    system: System,
-    queue: RequestQueue,
-    buffers: AioBuffers,
-    cached: CachedReads,
-    requireOpen: (verb: string) => void,
-  ) {
+  constructor({ system, queue, buffers, cached, sends, requireOpen }: IoParts) {
     this.#system = system;
     this.#queue = queue;
     this.#cached = cached;
+    this.#sends = sends;
     this.buffers = buffers;
     this.requireOpen = requireOpen;
   }
@@ -259,7 +258,7 @@ export class IoRequests {
       const cancelled = request.unwanted && CANCELLED.includes(-result);
       const error = cancelled && request.aborted
         ? request.signal!.reason
-        : failure(request, cancelled ? Errno.ECANCELED : -result);
+        : request.failure(cancelled ? Errno.ECANCELED : -result);
       this.#finish(request);
       reject(error);
     }
@@ -366,7 +365,13 @@ export class IoRequests {
       request.onAbort ??= () => this.cancel(request);
       heedSignal(signal, request.onAbort);
     }
-    if (request.owner?.takeTurn(request) ?? true) this.again(request);
+    if (request.owner?.takeTurn(request) ?? true) {
+      const sent = signal === null && this.#sends.isWorthwhile(request)
+        ? this.#sends.send(request)
+        : -1;
+      if (sent < 0) this.again(request);
+      else request.complete(sent, 0);
+    }
     return promise;
   }
 

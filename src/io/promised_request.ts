@@ -5,7 +5,7 @@
  * waited for, and the request made again. One that has to transfer all there is goes on after each
  * part. Neither happens once nobody wants the result: what is made again then, nobody would cancel.
  */
-import { Errno } from "../../ffi/errno.ts";
+import { AioError, Errno } from "../../ffi/errno.ts";
 import { SqeOp, SqeWord, storeNumber } from "../../ffi/sqe.ts";
 import { AioRequest } from "../request.ts";
 import type { RequestView } from "./buffers.ts";
@@ -90,6 +90,15 @@ export class IoRequest extends AioRequest {
 
   get held(): unknown {
     return this.memory;
+  }
+
+  /** Its error, for somebody to read. */
+  failure(errno: number): AioError {
+    const { operation, subject, fd, owner } = this;
+    const what = `Cannot ${operation.verb} ${subject === "" ? `fd ${fd}` : subject}`;
+    const transfers = operation.events !== 0;
+    const advice = errno === Errno.EINVAL && transfers ? owner?.kind.invalidAdvice : undefined;
+    return new AioError(what, operation.syscall, errno, advice);
   }
 
   /** Its signal was aborted. */
