@@ -20,7 +20,7 @@ export interface NbdServerOptions {
   /** Requests of one connection that are carried out at a time; 128 where not given. */
   readonly requestsMax?: number;
   /**
-   * Bytes of memory that those of one connection may take; 64 MiB where not given. A request that is
+   * Bytes of memory that those of one connection may take; 2 MiB where not given. A request that is
    * alone may take what it needs, up to 32 MiB.
    */
   readonly bytesMax?: number;
@@ -28,7 +28,12 @@ export interface NbdServerOptions {
   readonly graceNs?: number;
 }
 
-const REQUESTS_MAX = 128, BYTES_MAX = 64 << 20, GRACE_NS = 10e9;
+const REQUESTS_MAX = 128, GRACE_NS = 10e9;
+/**
+ * What is read is sent while it is in the processor's caches: a copy of a cached disk takes half the
+ * time it takes with 64 MiB.
+ */
+const BYTES_MAX = 2 << 20;
 
 /**
  * Serves block devices to NBD clients.
