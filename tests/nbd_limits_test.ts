@@ -218,6 +218,7 @@ eachGate(
 
 eachGate("NbdServer: close does not wait longer than graceNs for who does not read", {
   graceNs: 1e6,
+  bytesMax: 64 * MIB,
 }, async ({ gate, client, server }) => {
   for (let sent = 0; sent < 2; sent++) {
     await client.sendRequest({ command: Cmd.read, length: 8 * MIB });
