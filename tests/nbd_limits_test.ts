@@ -1,7 +1,7 @@
 /** What clients can make NbdServer hold, how connections end, and how the server does. */
 import { assert, assertEquals } from "@std/assert";
 import { MemoryBlockDevice } from "../src/block/mod.ts";
-import { NbdServer } from "../src/nbd/mod.ts";
+import { NbdServer, ProtocolViolation } from "../src/nbd/mod.ts";
 import { Cmd, Flag, NbdClient, u32 } from "./nbd_client.ts";
 import { changed, eachServer, memory, MIB } from "./nbd_server.ts";
 import { pattern, rejection } from "./test_files.ts";
@@ -278,4 +278,33 @@ eachServer("NbdServer: 500 connections come and go", memory, async ({ ctx, at, s
   }
   await until(() => server.stats().connections === 0);
   assertEquals(server.stats().accepted, 500);
+});
+
+eachLoop("NbdServer: tells onConnectionError what clients do wrong, and goes on", async (ctx) => {
+  const told: unknown[] = [];
+  const onConnectionError = (error: unknown): void => void told.push(error);
+  const server = new NbdServer(ctx, memory(), { onConnectionError });
+  const at = server.listen(abstractName());
+  const wrong = await NbdClient.connect(ctx, at, 0xff);
+  await wrong.isEnded();
+  await wrong.socket.close();
+  const orderly = await NbdClient.open(ctx, at);
+  await orderly.sendRequest({ command: Cmd.disc });
+  await orderly.isEnded();
+  await orderly.socket.close();
+  await server.close();
+  assertEquals(told.map(String), ["Error: flags that were not offered"]);
+  assert(told[0] instanceof ProtocolViolation);
+});
+
+eachLoop("NbdServer: what onConnectionError throws comes out of close", async (ctx) => {
+  const thrown = new Error("of the callback");
+  const onConnectionError = (): never => {
+    throw thrown;
+  };
+  const server = new NbdServer(ctx, memory(), { onConnectionError });
+  const wrong = await NbdClient.connect(ctx, server.listen(abstractName()), 0xff);
+  await wrong.isEnded();
+  await wrong.socket.close();
+  assertEquals(await rejection(server.close()), thrown);
 });

@@ -20,25 +20,9 @@ import type {
   BlockWriteOptions,
   BlockZeroOptions,
 } from "./block_device.ts";
-import { findDirectAlignment, findSize, isRotational } from "./file_facts.ts";
-
-/** How to open a file as a device. */
-export interface FileBlockDeviceOptions {
-  /** Nothing can be changed. */
-  readonly readOnly?: boolean;
-  /** Past the page cache (O_DIRECT). */
-  readonly direct?: boolean;
-  /** `trim` and `zero` free space; true where not given. */
-  readonly discard?: boolean;
-  /**
-   * When a write is settled. `"writeback"`: when the system has it, and `flush` or `fua` put it on
-   * the disk; the default. `"writethrough"`: when it is on the disk. `"none"`: as `"writeback"`,
-   * with `direct`.
-   */
-  readonly cache?: "writeback" | "writethrough" | "none";
-}
-
-const CACHES: readonly unknown[] = ["writeback", "writethrough", "none"];
+import { gather, scatter, without } from "./buffer_parts.ts";
+import { canPunchHoles, findDirectAlignment, findSize, isRotational } from "./file_facts.ts";
+import { type FileBlockDeviceOptions, isDirect, readOptions } from "./file_options.ts";
 
 const PREFERRED_BYTES = 4096;
 /** Memory of zeros, or of a copy. */
@@ -83,6 +67,7 @@ export class FileBlockDevice implements BlockDevice {
   readonly #direct: boolean;
   readonly #discard: boolean;
   readonly #writethrough: boolean;
+  readonly #unsafe: boolean;
   /** What the filesystem is not known to be unable to do. */
   #canPunch: boolean;
   #canZeroRange: boolean;
@@ -106,6 +91,7 @@ export class FileBlockDevice implements BlockDevice {
     this.#direct = isDirect(options);
     this.#discard = options.discard !== false;
     this.#writethrough = options.cache === "writethrough";
+    this.#unsafe = options.cache === "unsafe";
     this.#canPunch = facts.canPunch;
     this.#canZeroRange = !this.readOnly;
   }
@@ -180,7 +166,7 @@ export class FileBlockDevice implements BlockDevice {
     offset: number,
     options?: BlockWriteOptions,
   ): Promise<void> {
-    const fua = options?.fua === true && !this.#writethrough;
+    const fua = options?.fua === true && !this.#writethrough && !this.#unsafe;
     if (buffers.length !== 1 || (this.#direct && !this.#isAligned(buffers[0]))) {
       return await this.#transfer(buffers, offset, true, fua);
     }
@@ -239,6 +225,7 @@ export class FileBlockDevice implements BlockDevice {
 
   /** Puts everything on the disk that has been written. */
   async flush(): Promise<void> {
+    if (this.#unsafe) return;
     await this.#file.fdatasync();
   }
 
@@ -331,40 +318,6 @@ export class FileBlockDevice implements BlockDevice {
   }
 }
 
-function isDirect({ direct, cache }: FileBlockDeviceOptions): boolean {
-  return direct === true || cache === "none";
-}
-
-function readOptions(options: FileBlockDeviceOptions): FileBlockDeviceOptions {
-  if (typeof options !== "object" || options === null) {
-    throw new TypeError(`Cannot open a device as the options are no object: ${String(options)}`);
-  }
-  const { readOnly, direct, discard, cache } = options;
-  for (const [name, value] of Object.entries({ readOnly, direct, discard })) {
-    if (value === undefined || typeof value === "boolean") continue;
-    throw new TypeError(`Cannot open a device as \`${name}\` is not a boolean: ${typeof value}`);
-  }
-  if (cache !== undefined && !CACHES.includes(cache)) {
-    const given = typeof cache === "string" ? cache : typeof cache;
-    throw new TypeError(
-      `Cannot open a device as \`cache\` is none of ${CACHES.join(", ")}: ${given}`,
-    );
-  }
-  return { readOnly, direct, discard, cache };
-}
-
-/** Whether the filesystem frees ranges, found out where there is nothing: beyond the end. */
-async function canPunchHoles(file: AioFile, isFile: boolean, size: number): Promise<boolean> {
-  if (!isFile) return true;
-  try {
-    await file.fallocate("punch-hole", Math.ceil(size / PREFERRED_BYTES) * PREFERRED_BYTES, 4096);
-    return true;
-  } catch (error) {
-    if (error instanceof AioError) return false;
-    throw error;
-  }
-}
-
 /** Extents of whole blocks: where data and hole meet within one it is data. */
 function inBlocks(found: readonly FileExtent[], offset: number, blockSize: number): BlockExtent[] {
   const extents: BlockExtent[] = [];
@@ -376,35 +329,6 @@ function inBlocks(found: readonly FileExtent[], offset: number, blockSize: numbe
     at = Math.max(at, last);
   }
   return extents;
-}
-
-/** What is left of buffers after their first bytes. */
-function without(buffers: readonly Uint8Array[], count: number): Uint8Array[] {
-  let at = 0;
-  for (; at < buffers.length && count >= buffers[at].length; at++) count -= buffers[at].length;
-  const left = buffers.slice(at);
-  if (count !== 0) left[0] = left[0].subarray(count);
-  return left;
-}
-
-function gather(from: readonly Uint8Array[], to: Uint8Array): void {
-  let at = 0;
-  for (const buffer of from) {
-    if (at === to.length) return;
-    const part = buffer.subarray(0, to.length - at);
-    to.set(part, at);
-    at += part.length;
-  }
-}
-
-function scatter(from: Uint8Array, to: readonly Uint8Array[]): void {
-  let at = 0;
-  for (const buffer of to) {
-    if (at === from.length) return;
-    const part = from.subarray(at, at + buffer.length);
-    buffer.set(part);
-    at += part.length;
-  }
 }
 
 /** The file has become shorter, or takes no more. */

@@ -1,6 +1,6 @@
 /**
  * What has to be found out about a file before it is served: the blocks that O_DIRECT wants, the size
- * of a disk, and whether it rotates.
+ * of a disk, whether ranges can be freed, and whether the disk rotates.
  */
 import { type AioContext, AioError, type AioFile, type FileStatus } from "../../mod.ts";
 
@@ -32,6 +32,22 @@ export async function findDirectAlignment(
 export async function findSize(path: string | URL): Promise<number> {
   using file = await Deno.open(path);
   return await file.seek(0, Deno.SeekMode.End);
+}
+
+/** Whether the filesystem frees ranges, found out where there is nothing: beyond the end. */
+export async function canPunchHoles(
+  file: AioFile,
+  isFile: boolean,
+  size: number,
+): Promise<boolean> {
+  if (!isFile) return true;
+  try {
+    await file.fallocate("punch-hole", Math.ceil(size / PAGE_BYTES) * PAGE_BYTES, PAGE_BYTES);
+    return true;
+  } catch (error) {
+    if (error instanceof AioError) return false;
+    throw error;
+  }
 }
 
 /** Whether the system says that the disk of a file rotates; false where it says nothing. */

@@ -25,5 +25,6 @@ export type {
   BlockWriteOptions,
   BlockZeroOptions,
 } from "./block_device.ts";
-export { FileBlockDevice, type FileBlockDeviceOptions } from "./file_block_device.ts";
+export { FileBlockDevice } from "./file_block_device.ts";
+export type { FileBlockDeviceOptions, FileCache } from "./file_options.ts";
 export { MemoryBlockDevice, type MemoryBlockDeviceOptions } from "./memory_block_device.ts";

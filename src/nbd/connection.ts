@@ -46,6 +46,8 @@ export interface ConnectionParts {
   readonly requestsMax: number;
   /** Bytes of memory that they may take. */
   readonly bytesMax: number;
+  /** Told why a connection has ended, where that was an error. */
+  readonly report: (error: unknown) => void;
 }
 
 /** Free request objects that are kept. */
@@ -88,6 +90,7 @@ export class NbdConnection implements RequestOwner {
     } catch (error) {
       // That a client is gone is no failure of the server.
       if (error instanceof ProtocolViolation) this.#parts.counters.violations++;
+      this.#parts.report(error);
     } finally {
       this.#stopped = true;
       while (this.#inFlight !== 0) await this.#wait();

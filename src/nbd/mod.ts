@@ -18,5 +18,6 @@
  * @module
  */
 export type { NbdExport } from "./exports.ts";
+export { ProtocolViolation } from "./negotiation.ts";
 export { NbdServer, type NbdServerOptions } from "./server.ts";
 export type { NbdStats } from "./stats.ts";

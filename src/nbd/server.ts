@@ -26,6 +26,11 @@ export interface NbdServerOptions {
   readonly bytesMax?: number;
   /** How long `close` waits for clients to take their replies, in ns; 10 seconds where not given. */
   readonly graceNs?: number;
+  /**
+   * Told why a connection has ended, where that was not for its client to end it in good order: a
+   * `ProtocolViolation`, or what the system says, as ECONNRESET. The server goes on all the same.
+   */
+  readonly onConnectionError?: (error: unknown) => void;
 }
 
 const REQUESTS_MAX = 128, GRACE_NS = 10e9;
@@ -92,6 +97,7 @@ export class NbdServer implements AsyncDisposable {
       freeRequests: [],
       requestsMax: limits.requestsMax,
       bytesMax: limits.bytesMax,
+      report: limits.onConnectionError,
     };
   }
 
@@ -139,7 +145,7 @@ export class NbdServer implements AsyncDisposable {
    * Ends: nobody is accepted any more, requests in flight are carried out and replied to, and the
    * devices are flushed. Closing again is harmless.
    *
-   * @throws what a flush, or accepting connections, has thrown
+   * @throws what a flush, accepting connections or `onConnectionError` has thrown
    */
   close(): Promise<void> {
     return this.#closed ??= this.#close();
@@ -158,7 +164,7 @@ export class NbdServer implements AsyncDisposable {
     for await (const socket of listener) {
       await this.#waitForPlace();
       if (this.#closed !== null) return await socket.close();
-      void this.#begin(socket);
+      this.#begin(socket).catch((error) => this.#failure ??= error);
     }
   }
 
@@ -215,7 +221,13 @@ function readOptions(options: NbdServerOptions): Required<NbdServerOptions> {
     requestsMax = REQUESTS_MAX,
     bytesMax = BYTES_MAX,
     graceNs = GRACE_NS,
+    onConnectionError = () => {},
   } = options;
+  if (typeof onConnectionError !== "function") {
+    throw new TypeError(
+      `Cannot serve as onConnectionError is no function: ${typeof onConnectionError}`,
+    );
+  }
   const read = { connectionsMax, requestsMax, bytesMax, graceNs };
   for (const [name, value] of Object.entries(read)) {
     const least = name === "requestsMax" ? 1 : 0;
@@ -225,5 +237,5 @@ function readOptions(options: NbdServerOptions): Required<NbdServerOptions> {
     if (Number.isSafeInteger(value) && value >= least) continue;
     throw new RangeError(`Cannot serve as ${name} is no whole number >= ${least}: ${value}`);
   }
-  return read;
+  return { ...read, onConnectionError };
 }
