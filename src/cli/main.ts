@@ -32,6 +32,14 @@ A module is imported and gets the arguments as Deno.args; import.meta.main is fa
 are traced that it makes in its own thread, from the copy of the library this command belongs to.
 The trace keeps the first 500,000 events; it is a whole file whenever the program is killed.`;
 
+/** As qemu-nbd has them. */
+const NBD_CACHES = "writeback, writethrough, none, directsync or unsafe";
+
+/** What cannot be guessed from the options of `nbd`. */
+const NBD_NOTES = `
+The first export is the one that clients get who name none; "default" in --export makes it another.
+Sockets of socket activation (LISTEN_FDS) are used where there are any. SIGUSR1 prints counters.`;
+
 /** How the reader of a help text gets here; there is no installed program of that name. */
 const PROGRAM = import.meta.url.startsWith("file:")
   ? "deno run -A src/cli/main.ts"
@@ -145,12 +153,31 @@ function describeTrace(finish: (code: number | null) => void, program: Command):
 }
 
 function describeNbd(finish: (code: number) => void): Command {
+  const several = (value: string, before: string[] = []) => [...before, value];
   return new Command("nbd")
     .description("Serve files as network block devices (NBD) until SIGTERM or SIGINT.")
-    .argument("<file...>", "what to serve: files or disks")
+    .argument("[file...]", "files or disks; the name of each is that of its export")
+    .option("--export <list>", "one with a name: name=N,file=F,description=D,read-only", several)
+    .option("--memory <size>", "a disk in memory, empty at first, as 512M", several)
     .option("-k, --socket <path>", "unix socket to listen on")
-    .option("--direct", "go past the page cache (O_DIRECT)")
+    .option("--socket-mode <mode>", "permissions of the socket, as 660 (default: by umask)")
+    .option("--address <host:port>", "TCP address to listen on (default: 127.0.0.1:10809)")
     .option("-r, --read-only", "let nothing be changed")
+    .option("--direct", "go past the page cache (O_DIRECT)")
+    .addOption(option("--cache <mode>", NBD_CACHES, "writeback"))
+    .addOption(option("--discard <ignore|unmap>", "what to do when clients trim", "unmap"))
+    .addOption(option("-e, --shared <number>", "connections at a time, 0 for no limit", "0"))
+    .addOption(option("--threads <number>", "threads that connections are spread over", "1"))
+    .option("--fdmon <name>", "io_uring, epoll or poll (default: the best that works)")
+    .option("--poll-max-ns <ns>", "longest time to poll before sleeping, 0 for never")
+    .option("--poll-grow <factor>", "factor by which that time grows")
+    .option("--poll-shrink <divisor>", "divisor by which it shrinks")
+    .option("--poll-idle-ns <ns>", "time after which what is idle is not polled")
+    .option("--poll-weight <number>", "how slowly the mean time between events follows")
+    .option("--pid-file <path>", "write the process id there, once it listens")
+    .option("--json", "print JSON: once it listens, on SIGUSR1 and at the end")
+    .option("-v, --verbose", "say why connections have failed")
+    .addHelpText("after", NBD_NOTES)
     .addHelpText("after", example("nbd --socket /tmp/disk.sock disk.img"))
     .action(async (files: string[], options) => {
       const { nbd } = await import("./nbd.ts");

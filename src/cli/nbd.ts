@@ -1,46 +1,137 @@
 /**
  * The `nbd` command: serves files as network block devices until it is told to end.
+ *
+ * First everything is opened, then said on stderr where clients find it; a program waits for the line
+ * of `--json`, or for the pid file. SIGTERM and SIGINT end it in good order, a second one at once.
+ * Invariant: whichever way it ends, short of SIGKILL, no socket path, pid file or open file is left.
  */
-import { AioContext, SignalFd, type SocketAddress } from "../../mod.ts";
-import { FileBlockDevice } from "../block/mod.ts";
-import { type NbdExport, NbdServer } from "../nbd/mod.ts";
-import { ExitCode, UsageError } from "./exit.ts";
+import { AioContext, MemFd, type RunScope, SignalFd } from "../../mod.ts";
+import { CommandError, ExitCode } from "./exit.ts";
+import { Acceptor } from "./nbd_acceptor.ts";
+import { type NbdArguments, type NbdOptions, parseNbdOptions } from "./nbd_options.ts";
+import type { DiskPlan } from "./nbd_plan.ts";
+import { sayListening, sayStats } from "./nbd_report.ts";
+import type { DiskOrder } from "./nbd_service.ts";
+import { openServing } from "./nbd_serving.ts";
+import { closeDoor, openDoors } from "./nbd_sockets.ts";
 
-/** The options as the command line gives them. */
-export interface NbdArguments {
-  readonly socket?: string;
-  readonly direct?: boolean;
-  readonly readOnly?: boolean;
-}
+/** The exit code of a program that a signal has ended is above this by the signal's number. */
+const SIGNAL_EXIT = 128;
+const SIGINT = 2, SIGTERM = 15;
 
 /** Serves; returns the exit code once it has ended. */
 export async function nbd(args: NbdArguments, files: readonly string[]): Promise<number> {
-  const { socket, direct = false, readOnly = false } = args;
-  if (socket === undefined) throw new UsageError("Cannot serve as there is no --socket");
-  using ctx = new AioContext();
-  using signals = new SignalFd(["SIGTERM", "SIGINT"]);
-  await ctx.run(async ({ host }) => {
-    const exports: NbdExport[] = [];
-    try {
-      for (const file of files) {
-        const device = await host(FileBlockDevice.open(ctx, file, { direct, readOnly }));
-        const name = file.slice(file.lastIndexOf("/") + 1);
-        exports.push({ name, device, default: exports.length === 0 });
-      }
-      const server = new NbdServer(ctx, exports);
-      console.error(`listening on ${describe(server.listen({ path: socket }))}`);
-      await new Promise<void>((resolve) =>
-        ctx.setFdHandler(signals.fd, { ioRead: () => signals.read() !== null && resolve() })
-      );
-      ctx.setFdHandler(signals.fd, null);
-      await host(server.close());
-    } finally {
-      for (const { device } of exports) await device.close();
-    }
-  }, { ownsThread: true });
+  const options = parseNbdOptions(args, files);
+  using ctx = new AioContext(options.context);
+  try {
+    await ctx.run(({ host }) => serve(ctx, host, options), { ownsThread: true });
+  } catch (error) {
+    // What went wrong first says more than what went wrong on the way out.
+    throw error instanceof SuppressedError ? error.suppressed : error;
+  }
   return ExitCode.ok;
 }
 
-function describe(address: SocketAddress): string {
-  return "path" in address ? address.path : `${address.hostname}:${address.port}`;
+async function serve(
+  ctx: AioContext,
+  host: RunScope["host"],
+  options: NbdOptions,
+): Promise<void> {
+  await using opened = new AsyncDisposableStack();
+  /** Removes what is to be seen of this server in the filesystem; more than once does no harm. */
+  const removals: (() => void)[] = [];
+  const ended = Promise.withResolvers<void>();
+  opened.use(heedSignals(ctx, {
+    end: ended.resolve,
+    endAtOnce: () => removals.forEach((remove) => remove()),
+    tell: async () => sayStats("stats", await serving.stats(), options),
+  }));
+  const disks = options.disks.map((plan) => orderOf(plan, options, opened));
+  const serving = await openServing(ctx, host, { disks, verbose: options.verbose }, options);
+  let listening = false;
+  opened.defer(async () => {
+    const stats = await serving.close();
+    if (listening) sayStats("ended", stats, options);
+  });
+  const acceptor = new Acceptor((socket) => serving.serve(socket), options.shared);
+  opened.defer(() => acceptor.close());
+  const doors = await openDoors(ctx, host, options);
+  opened.defer(async () => {
+    for (const door of doors) await closeDoor(door);
+  });
+  removals.push(...doors.map(({ remove }) => remove));
+  const { pidFile } = options;
+  if (pidFile !== undefined) {
+    writePidFile(pidFile);
+    removals.push(() => removePidFile(pidFile));
+    opened.defer(() => removePidFile(pidFile));
+  }
+  for (const { listener } of doors) acceptor.accept(listener);
+  sayListening(ctx.fdmon.name, doors, serving.facts, options);
+  listening = true;
+  await Promise.race([ended.promise, acceptor.failed, serving.failed]);
+}
+
+/** What signals ask for. */
+interface SignalActions {
+  readonly end: () => void;
+  readonly endAtOnce: () => void;
+  readonly tell: () => Promise<void>;
+}
+
+/** Does what signals ask for, until it is disposed. */
+function heedSignals(ctx: AioContext, { end, endAtOnce, tell }: SignalActions): Disposable {
+  const signals = new SignalFd(["SIGINT", "SIGTERM", "SIGUSR1"]);
+  let ending = false;
+  const ioRead = (): void => {
+    const signal = signals.read()?.signal;
+    if (signal === undefined) return;
+    // While it begins or ends there is nothing to be told.
+    if (signal === "SIGUSR1") return void tell().catch(() => {});
+    if (ending) {
+      endAtOnce();
+      Deno.exit(SIGNAL_EXIT + (signal === "SIGINT" ? SIGINT : SIGTERM));
+    }
+    ending = true;
+    end();
+  };
+  ctx.setFdHandler(signals.fd, { ioRead });
+  return {
+    [Symbol.dispose]() {
+      ctx.setFdHandler(signals.fd, null);
+      signals[Symbol.dispose]();
+    },
+  };
+}
+
+/** A disk in memory is a file without a name, which all threads can open. */
+function orderOf(
+  { name, description, source, readOnly, isDefault }: DiskPlan,
+  { device }: NbdOptions,
+  opened: AsyncDisposableStack,
+): DiskOrder {
+  const known = { name, description, isDefault };
+  if (typeof source === "string") {
+    return { ...known, path: source, device: { ...device, readOnly } };
+  }
+  const memory = opened.use(new MemFd(`nbd ${name}`.slice(0, 60), { size: source }));
+  const path = `/proc/self/fd/${memory.fd}`;
+  return { ...known, path, device: { readOnly, discard: device.discard } };
+}
+
+function writePidFile(path: string): void {
+  try {
+    Deno.writeTextFileSync(path, `${Deno.pid}\n`);
+  } catch (error) {
+    throw new CommandError(`Cannot write --pid-file ${path}: ${(error as Error).message}`);
+  }
+}
+
+function removePidFile(path: string): void {
+  try {
+    // It may be that of a successor by now.
+    if (Deno.readTextFileSync(path) === `${Deno.pid}\n`) Deno.removeSync(path);
+  } catch {
+    // Somebody was faster.
+  }
 }

@@ -7,6 +7,7 @@
  */
 import type { FdmonName } from "../../mod.ts";
 import { UsageError } from "./exit.ts";
+import { inRange, oneOf, wholeNumber } from "./option_values.ts";
 
 /** The options as the command line gives them. */
 export interface ScaleArguments {
@@ -110,28 +111,9 @@ function parseSvgPath(path: string | undefined): string | undefined {
   return path;
 }
 
-function wholeNumber(option: string, text: string, min: number, max: number): number {
-  if (!/^-?\d+$/.test(text)) {
-    throw new UsageError(`Cannot use ${option} ${text} as it is not a whole number`);
-  }
-  return inRange(option, text, min, max);
-}
-
 function seconds(option: string, text: string): number {
   if (!/^-?(\d+\.?\d*|\.\d+)$/.test(text)) {
     throw new UsageError(`Cannot use ${option} ${text} as it is not a number of seconds`);
   }
   return inRange(option, text, SECONDS_MIN, SECONDS_MAX);
-}
-
-function inRange(option: string, text: string, min: number, max: number): number {
-  const value = Number(text);
-  if (value >= min && value <= max) return value;
-  throw new UsageError(`Cannot use ${option} ${text} as it is not between ${min} and ${max}`);
-}
-
-function oneOf<Name extends string>(option: string, text: string, names: readonly Name[]): Name {
-  const name = names.find((name) => name === text);
-  if (name !== undefined) return name;
-  throw new UsageError(`Cannot use ${option} ${text} as it is not one of ${names.join(", ")}`);
 }
