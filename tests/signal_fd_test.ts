@@ -133,6 +133,26 @@ Deno.test("SignalFd: a listener that Deno adds while it is open hears too, and g
   assertEquals([stdout, code], ["SIGUSR1\nSIGUSR1\nheard 1\nheard 2\n", 0]);
 });
 
+Deno.test("SignalFd: Deno does not end the process when it comes to take a signal later", async () => {
+  // It does by itself when it looks for updates; a listener that is added has it do the same.
+  for (const [signal, number] of [["SIGTERM", 15], ["SIGINT", 2], ["SIGHUP", 1]]) {
+    const { stdout, code } = await run(programWords(`${PROGRAM}
+      const signals = new SignalFd(["${signal}"]);
+      const listener = () => {};
+      Deno.addSignalListener("${signal}", listener);
+      Deno.removeSignalListener("${signal}", listener);
+      Deno.kill(Deno.pid, "${signal}");
+      console.log(await waitFor(signals));
+      // Time for who has heard of it too.
+      for (let turn = 0; turn < 1000; turn++) await new Promise((resolve) => setImmediate(resolve));
+      console.log("it goes on");
+      signals[Symbol.dispose]();
+      Deno.kill(Deno.pid, "${signal}");
+      await waitFor({ read: () => null });`));
+    assertEquals([stdout, code], [`${signal}\nit goes on\n`, 128 + Number(number)]);
+  }
+});
+
 Deno.test(
   "SignalFd: a signal belongs to one at a time; who fails to get it takes none",
   countingFds(() => {

@@ -26,6 +26,12 @@ const REFUSED: readonly number[] = [
   ...["SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS"],
 ].map((name) => signalNumber(name, "Cannot refuse a signal"));
 
+/**
+ * Signals that Deno takes from the system by itself, as when it looks for updates some seconds after
+ * the start. It does so once in a process, and would end that although the signal is ours.
+ */
+const TAKEN_BY_DENO: readonly Deno.Signal[] = ["SIGHUP", "SIGINT", "SIGTERM"];
+
 /** si_code of signals that a process has sent, of which the sender is known. */
 export const SignalCode = { user: 0, queue: -1, tkill: -6 } as const;
 
@@ -43,7 +49,8 @@ export interface SignalInfo {
  * Signals behind an fd: readable when one has come.
  *
  * While it is open it alone gets them: their usual effect does not happen, and listeners that
- * `Deno.addSignalListener` has added before hear nothing. What is not read is kept, up to 4,096
+ * `Deno.addSignalListener` has added before hear nothing, for SIGHUP, SIGINT and SIGTERM none at
+ * all. What is not read is kept, up to 4,096
  * signals; then the latest are lost. In a Worker dispose it before the Worker is ended from
  * outside, or the signals stay without effect.
  *
@@ -81,6 +88,7 @@ export class SignalFd implements Disposable {
     this.#writer = new OwnedFd(this.#shim, "signals", fds.i32[1]);
     const taken: number[] = [];
     for (const [number, name] of this.#names) {
+      if (TAKEN_BY_DENO.includes(name)) haveDenoTake(name);
       const result = this.#shim.aio_signal_take(number, this.#writer.fd);
       if (result >= 0) {
         taken.push(number);
@@ -144,6 +152,13 @@ function readSignals(signals: readonly Deno.Signal[]): ReadonlyMap<number, Deno.
   }
   if (names.size === 0) throw new TypeError("Cannot take signals as there is none in the array");
   return names;
+}
+
+/** Has Deno take a signal now, so that it does not later: what is taken after that comes first. */
+function haveDenoTake(signal: Deno.Signal): void {
+  const listener = () => {};
+  Deno.addSignalListener(signal, listener);
+  Deno.removeSignalListener(signal, listener);
 }
 
 /** Whether the pid in a record is that of a process, and not something else in its place. */
