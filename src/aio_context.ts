@@ -78,7 +78,7 @@ export class AioContext implements Disposable {
       readContextOptions(options),
       () => this.#noteChange(),
       (verb) => this.#requireOpen(verb),
-      () => this.#drivers.attachment.keepAlive(),
+      () => this.#drivers.await(),
     );
     this.#parts = parts;
     this.trace = parts.trace;

@@ -49,6 +49,12 @@ export class ContextDrivers {
     else if (this.runner.resting) this.runner.wake();
   }
 
+  /** Another context is to answer: somebody has to be there for it. */
+  await(): void {
+    this.attachment.keepAlive();
+    if (this.runner.parked) this.runner.wake();
+  }
+
   /** Nobody drives any more. */
   dispose(): void {
     this.detach();

@@ -126,6 +126,11 @@ export class Runner {
     return this.#parked || this.#sleeping;
   }
 
+  /** Nothing could happen in the context when that was looked at last. */
+  get parked(): boolean {
+    return this.#parked;
+  }
+
   /** Neither sleeps nor is parked any more. */
   #rest(): void {
     this.#unpark();

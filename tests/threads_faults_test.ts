@@ -2,7 +2,14 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Board } from "../ffi/board.ts";
 import { loadShim } from "../ffi/library.ts";
-import { AioContext, AioError, EventNotifier, type RemoteContext, wakeContext } from "../mod.ts";
+import {
+  AioContext,
+  AioError,
+  EventNotifier,
+  IOThread,
+  type RemoteContext,
+  wakeContext,
+} from "../mod.ts";
 import { boardWords, notifierFd, PlaceWord } from "./context_place.ts";
 import { eachFdmon } from "./each_fdmon.ts";
 import { libc } from "./libc.ts";
@@ -151,3 +158,22 @@ Deno.test("AioContext: cannot be subclassed around its thread: methods need a re
     }
   }
 });
+
+eachFdmon(
+  "ctx.run: goes on while a call of another context is all there is",
+  async (makeContext) => {
+    using ctx = makeContext();
+    // The answer comes when the run has looked for work in vain.
+    const answer = "new Promise((resolve) => setTimeout(resolve, 10, 5))";
+    const module = `data:text/javascript,export default () => ({ ping: () => ${answer} })`;
+    await ctx.run(async () => {
+      const thread = await IOThread.start(module, { context: ctx });
+      assertEquals(await thread.call("ping"), 5);
+      // From Deno's own callbacks too, when the run has nothing to do.
+      const called = Promise.withResolvers<unknown>();
+      setTimeout(() => thread.call("ping").then(called.resolve, called.reject), 20);
+      assertEquals(await called.promise, 5);
+      await thread.stop();
+    });
+  },
+);
