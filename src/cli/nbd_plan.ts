@@ -18,6 +18,8 @@ export interface DiskPlan {
 }
 
 const MEMORY_NAME = "memory";
+/** The longest string of the protocol. */
+const STRING_MAX = 4096;
 
 /** All exports in order; the first is the default one unless another is said to be. */
 export function planDisks(
@@ -64,6 +66,13 @@ function parseExport(text: string, readOnly: boolean): DiskPlan {
   }
   const source = memory === undefined ? file! : bytes("--export memory", memory);
   const name = values.get("name"), description = values.get("description");
+  for (const [what, value = ""] of [["name", name], ["description", description]]) {
+    const { length } = new TextEncoder().encode(value);
+    if (length <= STRING_MAX) continue;
+    throw new UsageError(
+      `Cannot use --export as a ${what} of ${length} bytes is longer than ${STRING_MAX}`,
+    );
+  }
   return plan(source, {
     ...(name === undefined ? {} : { name }),
     ...(description === undefined ? {} : { description }),

@@ -1,0 +1,408 @@
+/** The command `nbd`: it serves, over all kinds of sockets and threads, and ends in good order. */
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { cliWords, FOLDER, run } from "./child.ts";
+import { FDMONS } from "./each_fdmon.ts";
+import { Cmd, NbdClient, u32 } from "./nbd_client.ts";
+import { NbdProcess, newSocketPath, openClient, withContext } from "./nbd_process.ts";
+import { newPath, pattern } from "./test_files.ts";
+
+const MIB = 1 << 20;
+
+function newImage(bytes = MIB): string {
+  const path = newPath();
+  Deno.writeFileSync(path, new Uint8Array());
+  Deno.truncateSync(path, bytes);
+  return path;
+}
+
+const isThere = (path: string): boolean => {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+/** A server of a new file on a new unix socket. */
+async function startOne(...args: string[]): Promise<{
+  server: NbdProcess;
+  socket: string;
+  image: string;
+}> {
+  const socket = newSocketPath(), image = newImage();
+  const server = await NbdProcess.start(["--socket", socket, ...args, image]);
+  return { server, socket, image };
+}
+
+/** Flags of the fds that a process has of a file, in the words of open(2). */
+function openFlags({ listening: { pid } }: NbdProcess, path: string): string[] {
+  const flags = { O_DIRECT: 0o40_000, O_DSYNC: 0o10_000 };
+  const mask = Object.entries(flags);
+  return [...Deno.readDirSync(`/proc/${pid}/fd`)].flatMap(({ name }) => {
+    const found = Deno.readLinkSync(`/proc/${pid}/fd/${name}`);
+    if (found !== path) return [];
+    const info = Deno.readTextFileSync(`/proc/${pid}/fdinfo/${name}`);
+    const bits = parseInt(/^flags:\s*(\d+)$/m.exec(info)![1], 8);
+    return [mask.filter(([, bit]) => (bits & bit) !== 0).map(([name]) => name).join(" ")];
+  });
+}
+
+Deno.test("nbd: serves files and memory under their names, the first as the default", async () => {
+  const socket = newSocketPath(), image = newImage(), other = newImage(2 * MIB);
+  await using server = await NbdProcess.start([
+    ...["--socket", socket, "--memory", "3M", image],
+    ...[
+      "--export",
+      `name=other,file=${other},description=with, commas,readonly`.replace(", ", ",, "),
+    ],
+  ]);
+  const name = image.slice(image.lastIndexOf("/") + 1);
+  const sizes = server.listening.exports.map(({ name, size, readOnly }) => [name, size, readOnly]);
+  assertEquals(sizes, [[name, MIB, false], ["other", 2 * MIB, true], ["memory", 3 * MIB, false]]);
+  const { code, stdout, stderr } = await run(["nbdinfo", "--json", "--list", server.uri]);
+  assertEquals(code, 0, stderr);
+  const listed = JSON.parse(stdout).exports.map((one: Record<string, unknown>) => [
+    ...[one["export-name"], one["export-size"], one.is_read_only],
+    one.description ?? "",
+  ]);
+  assertEquals(listed, [
+    [name, MIB, false, ""],
+    ["other", 2 * MIB, true, "with, commas"],
+    ["memory", 3 * MIB, false, ""],
+  ]);
+  await withContext(async (ctx) => {
+    await using client = await openClient(ctx, server);
+    await client.ask({ command: Cmd.write, offset: 4096, payload: pattern(512) });
+    await using memory = await openClient(ctx, server, "memory");
+    await memory.ask({ command: Cmd.write, offset: 8192, payload: pattern(512, 2) });
+    const { data } = await memory.ask({ command: Cmd.read, offset: 8192, length: 512 });
+    assertEquals(data, pattern(512, 2));
+  });
+  assertEquals(Deno.readFileSync(image).subarray(4096, 4608), pattern(512));
+});
+
+Deno.test("nbd: --direct, --cache and --discard are how files are opened", async () => {
+  const cases: readonly [args: string[], flags: string][] = [
+    [[], ""],
+    [["--direct"], "O_DIRECT"],
+    [["--cache", "none"], "O_DIRECT"],
+    [["--cache", "writethrough"], "O_DSYNC"],
+    [["--cache", "directsync"], "O_DIRECT O_DSYNC"],
+    [["--cache", "unsafe"], ""],
+  ];
+  await Promise.all(cases.map(async ([args, flags]) => {
+    const { server, image } = await startOne(...args);
+    await using _ = server;
+    assertEquals(openFlags(server, image), [flags], args.join(" "));
+    const [{ blockSize }] = server.listening.exports;
+    assertEquals((blockSize as number) > 1, flags.startsWith("O_DIRECT"));
+  }));
+  for (const [discard, trims] of [["ignore", false], ["unmap", true]] as const) {
+    const { server } = await startOne("--discard", discard);
+    await using _ = server;
+    const { code } = await run(["nbdinfo", "--can", "trim", server.uri]);
+    assertEquals(code === 0, trims);
+  }
+});
+
+Deno.test("nbd --read-only: nothing can be changed, not even memory", async () => {
+  const { server } = await startOne("--read-only", "--memory", "1M");
+  await using _ = server;
+  await withContext(async (ctx) => {
+    for (const name of ["", "memory"]) {
+      await using client = await openClient(ctx, server, name);
+      assertEquals(await client.errnoOf({ command: Cmd.write, payload: pattern(512) }), 1);
+    }
+  });
+});
+
+for (const fdmon of FDMONS) {
+  Deno.test(`nbd --threads 2: connections are spread, all see the same (${fdmon})`, async () => {
+    const { server } = await startOne("--threads", "2", "--memory", "1M", "--fdmon", fdmon);
+    await using _ = server;
+    assertEquals([server.listening.threads, server.listening.fdmon], [2, fdmon]);
+    const { pid } = server.listening;
+    const threads = [...Deno.readDirSync(`/proc/${pid}/task`)].map(({ name }) =>
+      Deno.readTextFileSync(`/proc/${pid}/task/${name}/comm`).trim()
+    );
+    assert(threads.length > 2, `${threads}`);
+    await withContext(async (ctx) => {
+      for (const name of ["", "memory"]) {
+        const clients = [];
+        for (let at = 0; at < 4; at++) clients.push(await openClient(ctx, server, name));
+        const [first] = clients;
+        await first.ask({ command: Cmd.write, offset: 0, payload: pattern(4096) });
+        for (const client of clients) {
+          const { data } = await client.ask({ command: Cmd.read, offset: 0, length: 4096 });
+          assertEquals(data, pattern(4096));
+        }
+        const { connections, requests, bytesWritten } = await server.stats();
+        // Those of the name before may not be gone yet.
+        assert((connections as number) >= 4, `${connections}`);
+        const sum = name === "" ? 1 : 2;
+        const { read, write } = requests as Record<string, number>;
+        assertEquals([write, read, bytesWritten], [sum, 4 * sum, 4096 * sum]);
+        for (const client of clients) await client.socket.close();
+      }
+    });
+    const { code, stdout, stderr } = await server.stop();
+    assertEquals([code, JSON.parse(stdout).accepted], [0, 8], stderr);
+  });
+}
+
+for (const threads of ["1", "2"]) {
+  Deno.test(`nbd --shared 2: a third client waits for its turn (${threads} threads)`, async () => {
+    const { server } = await startOne("--shared", "2", "--threads", threads);
+    await using _ = server;
+    await withContext(async (ctx) => {
+      const first = await openClient(ctx, server), second = await openClient(ctx, server);
+      let greeted = false;
+      const third = openClient(ctx, server).then((client) => (greeted = true, client));
+      // Those who are served are answered meanwhile.
+      for (let asked = 0; asked < 20; asked++) {
+        for (const client of [first, second]) await client.ask({ command: Cmd.read, length: 512 });
+      }
+      assertEquals([greeted, (await server.stats()).connections], [false, 2]);
+      await first.socket.close();
+      await (await third).ask({ command: Cmd.read, length: 512 });
+      for (const client of [second, await third]) await client.socket.close();
+    });
+  });
+}
+
+Deno.test("nbd --socket: has the mode it is given, and takes over what a dead server left", async () => {
+  const { server, socket, image } = await startOne("--socket-mode", "620");
+  assertEquals(Deno.lstatSync(socket).mode! & 0o777, 0o620);
+  server.kill("SIGKILL");
+  await server.ended();
+  assert(Deno.lstatSync(socket).isSocket);
+  await using again = await NbdProcess.start(["--socket", socket, image]);
+  const second = await run(cliWords(["nbd", "--socket", socket, image]));
+  assertEquals([second.code, second.stdout], [1, ""]);
+  assertMatch(second.stderr, /^error: Cannot bind .* as bind failed: EADDRINUSE.*\n$/);
+  // The one that was there first goes on.
+  await withContext(async (ctx) => {
+    await using client = await openClient(ctx, again);
+    assertEquals(await client.errnoOf({ command: Cmd.read, length: 512 }), 0);
+  });
+  assertEquals((await again.stop()).code, 0);
+  assert(!isThere(socket));
+});
+
+Deno.test("nbd --address: on loopback without a word, beyond it with a warning", async () => {
+  const image = newImage();
+  await Promise.all([["127.0.0.1:0", false], ["0.0.0.0:0", true], ["localhost:0", false]].map(
+    async ([address, warns]) => {
+      const server = await NbdProcess.start(["--address", String(address), image]);
+      const { port } = new URL(server.uri.replace("nbd:", "http:"));
+      await withContext(async (ctx) => {
+        const at = { hostname: "127.0.0.1", port: Number(port) };
+        await using client = await NbdClient.open(ctx, at);
+        assertEquals(await client.errnoOf({ command: Cmd.read, length: 512 }), 0);
+      });
+      const { code, stderr } = await server.stop("SIGINT");
+      assertEquals([code, stderr.includes("warning: ")], [0, warns], stderr);
+    },
+  ));
+});
+
+Deno.test("nbd: errors of the start are one line, and nothing is left behind", async () => {
+  const image = newImage(), socket = newSocketPath(), pidFile = newPath();
+  const notASocket = newImage(), folder = FOLDER;
+  const readable = newImage();
+  const cases: readonly [args: string[], message: string][] = [
+    [["--socket", socket, `${image}.none`], "ENOENT"],
+    [["--socket", socket, image, folder], "EISDIR"],
+    [["--socket", socket, "--read-only", image, folder], "no file and no block device"],
+    [["--socket", socket, "--threads", "2", image, `${image}.none`], "ENOENT"],
+    [["--socket", notASocket, image], "EADDRINUSE"],
+    [["--socket", `${folder}/none/socket`, image], "ENOENT"],
+    [["--socket", socket, "--pid-file", `${folder}/none/pid`, image], "Cannot write --pid-file"],
+    [
+      ["--socket", socket, "--pid-file", pidFile, "--address", "203.0.113.1:1", image],
+      "EADDRNOTAVAIL",
+    ],
+    [["--socket", socket, "--threads", "2", "--address", "203.0.113.1:1", image], "EADDRNOTAVAIL"],
+    [["--socket", socket, "--direct", "/proc/version"], "EINVAL"],
+  ];
+  for (const [args, message] of cases) {
+    const { code, stdout, stderr } = await run(cliWords(["nbd", "--json", ...args]));
+    assertEquals([code, stdout], [1, ""], stderr);
+    assertMatch(stderr, /^error: [^\n]*\n$/);
+    assertStringIncludes(stderr, message);
+    assertEquals([isThere(socket), isThere(pidFile)], [false, false], args.join(" "));
+  }
+  assert(Deno.lstatSync(notASocket).isFile && Deno.lstatSync(readable).isFile);
+});
+
+for (const threads of ["1", "2"]) {
+  Deno.test(`nbd: SIGTERM answers what is in flight first (${threads} threads)`, async () => {
+    const pidFile = newPath();
+    const { server, socket, image } = await startOne("--threads", threads, "--pid-file", pidFile);
+    assertEquals(Deno.readTextFileSync(pidFile), `${server.listening.pid}\n`);
+    let answered = 0;
+    await withContext(async (ctx) => {
+      await using client = await openClient(ctx, server, "", "simple");
+      for (let at = 0; at < 200; at++) {
+        const payload = pattern(4096, at);
+        await client.sendRequest({ command: Cmd.write, cookie: at, offset: at * 4096, payload });
+      }
+      assertEquals((await client.chunk()).type, 1);
+      server.kill("SIGTERM");
+      // Up to the end, and that comes after a whole reply.
+      for (answered = 1;; answered++) {
+        const bytes = new Uint8Array(16);
+        let length = 0;
+        for (let count; length < 16; length += count) {
+          count = await client.socket.recv(bytes.subarray(length)).catch(() => 0);
+          if (count === 0) break;
+        }
+        if (length === 0) break;
+        assertEquals([length, new DataView(bytes.buffer).getUint32(4)], [16, 0]);
+      }
+    });
+    const { code, stdout } = await server.ended();
+    const { event, connections, requests } = JSON.parse(stdout);
+    assertEquals([code, event, connections], [0, "ended", 0]);
+    // Each that was begun was answered.
+    assertEquals(requests.write, answered);
+    assertEquals([isThere(socket), isThere(pidFile)], [false, false]);
+    for (let at = 0; at < 1; at++) {
+      const bytes = Deno.readFileSync(image).subarray(at * 4096, (at + 1) * 4096);
+      assertEquals(bytes, pattern(4096, at));
+    }
+  });
+}
+
+Deno.test("nbd: a second signal ends it at once, without a trace", async () => {
+  const pidFile = newPath();
+  const { server, socket } = await startOne("--memory", "64M", "--pid-file", pidFile);
+  await withContext(async (ctx) => {
+    // A client that does not read its replies is waited for.
+    await using client = await openClient(ctx, server, "memory", "simple");
+    for (let sent = 0; sent < 8; sent++) {
+      await client.sendRequest({ command: Cmd.read, length: 8 * MIB });
+    }
+    assertEquals((await client.receive(16)).length, 16);
+    server.kill("SIGTERM");
+    while (isThere(socket)) await new Promise((resolve) => setTimeout(resolve, 1));
+    server.kill("SIGINT");
+    assertEquals((await server.ended()).code, 128 + 2);
+  });
+  assertEquals([isThere(socket), isThere(pidFile)], [false, false]);
+});
+
+Deno.test("nbd: a client that misbehaves is a line with --verbose, and none without", async () => {
+  for (const args of [[], ["--verbose"], ["--verbose", "--threads", "2"]]) {
+    const { server } = await startOne(...args);
+    await withContext(async (ctx) => {
+      const path = new URL(server.uri).searchParams.get("socket")!;
+      await using wrong = await NbdClient.connect(ctx, { path }, 0xff);
+      await wrong.isEnded();
+      const cut = await openClient(ctx, server);
+      await cut.send(u32(0xbadbad, 0, 0, 0, 0, 0, 0));
+      await cut.isEnded();
+      await cut.socket.close();
+      await using client = await openClient(ctx, server);
+      assertEquals(await client.errnoOf({ command: Cmd.read, length: 512 }), 0);
+    });
+    const { code, stderr, stdout } = await server.stop();
+    assertEquals([code, JSON.parse(stdout).violations], [0, 2]);
+    const [, ...lines] = stderr.trimEnd().split("\n");
+    assertEquals(
+      lines.slice(0, 2),
+      args.length === 0 ? [] : [
+        "a connection ended: flags that were not offered",
+        "a connection ended: a request without its magic number",
+      ],
+    );
+  }
+});
+
+Deno.test("nbd: SIGUSR1 prints counters, for people on stderr", async () => {
+  const image = newImage(), socket = newSocketPath();
+  const words = cliWords(["nbd", "--verbose", "--socket", socket, image]);
+  // The shell waits for the socket, connects no one, asks and ends it.
+  const script = `"$@" & while ! [ -S ${socket} ]; do sleep 0.02; done
+    nbdinfo --size "nbd+unix:///?socket=${socket}" && kill -USR1 $! && sleep 0.2; kill $!; wait $!`;
+  const { code, stdout, stderr } = await run(["sh", "-c", script, "sh", ...words]);
+  assertEquals([code, stdout], [0, `${MIB}\n`], stderr);
+  const counters = "[01] of 1 connections open, [^\\n]*0.0 MiB read, 0.0 MiB written, 0 errors";
+  assertMatch(
+    stderr,
+    new RegExp(
+      `^listening on [^\\n]*\\n(?:a connection[^\\n]*\\n)?stats: ${counters}[^\\n]*\\nended: `,
+    ),
+  );
+});
+
+Deno.test("nbd: serves on the socket that a client has activated it with", async () => {
+  const image = newImage(3 * MIB);
+  // libnbd starts the server with LISTEN_FDS, and ends it.
+  const { code, stdout, stderr } = await run([
+    "nbdinfo",
+    "--size",
+    "--",
+    "[",
+    ...cliWords(["nbd", image]),
+    "]",
+  ]);
+  assertEquals([code, stdout], [0, `${3 * MIB}\n`], stderr);
+});
+
+/** Opens sockets as systemd does, and becomes a program that gets them. */
+const LAUNCHER = `
+import os, socket, sys
+paths, words = sys.argv[1].split(","), sys.argv[2:]
+for number, path in enumerate(paths):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    os.dup2(listener.detach(), 20 + number)
+for number in range(len(paths)):
+    os.dup2(20 + number, 3 + number, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=os.environ.get("FDS", str(len(paths))))
+os.execvp(words[0], words)
+`;
+
+Deno.test("nbd: serves on several activated sockets, and leaves their paths alone", async () => {
+  const image = newImage(), paths = [newSocketPath(), newSocketPath()];
+  const before = ["python3", "-c", LAUNCHER, paths.join(",")];
+  const server = await NbdProcess.start(["--threads", "2", image], { before });
+  assertEquals(server.listening.uris, paths.map((path) => `nbd+unix:///?socket=${path}`));
+  await withContext(async (ctx) => {
+    for (const path of paths) {
+      await using client = await NbdClient.open(ctx, { path });
+      assertEquals(await client.errnoOf({ command: Cmd.read, length: 512 }), 0);
+    }
+  });
+  const { code, stderr } = await server.stop();
+  assertEquals(code, 0, stderr);
+  assertEquals(paths.map(isThere), [true, true]);
+});
+
+Deno.test("nbd: activation that cannot be is an error", async () => {
+  const image = newImage();
+  const start = (args: string[], fds?: string) => {
+    const words = [
+      "python3",
+      "-c",
+      LAUNCHER,
+      newSocketPath(),
+      ...cliWords(["nbd", ...args, image]),
+    ];
+    return run(words, fds === undefined ? {} : { FDS: fds });
+  };
+  const [both, many, none] = await Promise.all([
+    start(["--address", "127.0.0.1:0"]),
+    start([], "many"),
+    // The second is none of a listening socket, if it is open at all.
+    start([], "2"),
+  ]);
+  assertEquals([both.code, many.code], [2, 1]);
+  assertStringIncludes(both.stderr, "error: Cannot use --address as sockets were handed over");
+  assertStringIncludes(many.stderr, "error: Cannot take sockets over as LISTEN_FDS is not 1 to");
+  assert(none.code !== 0);
+  assertMatch(none.stderr, /^error: [^\n]*fd 4[^\n]*\n$/);
+});
