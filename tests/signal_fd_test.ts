@@ -72,14 +72,14 @@ Deno.test("SignalFd: children are born with no signal blocked, and die of SIGTER
 
 Deno.test("SignalFd: once disposed a signal has its usual effect", async () => {
   const { stdout, code } = await run(programWords(`${PROGRAM}
-    const signals = new SignalFd(["SIGUSR1"]);
-    Deno.kill(Deno.pid, "SIGUSR1");
+    const signals = new SignalFd(["SIGUSR2"]);
+    Deno.kill(Deno.pid, "SIGUSR2");
     console.log(await waitFor(signals));
     signals[Symbol.dispose]();
-    Deno.kill(Deno.pid, "SIGUSR1");
+    Deno.kill(Deno.pid, "SIGUSR2");
     await waitFor({ read: () => null });
     console.log("it goes on");`));
-  assertEquals([stdout, code], ["SIGUSR1\n", 128 + 10]);
+  assertEquals([stdout, code], ["SIGUSR2\n", 128 + 12]);
 });
 
 /** Waits until a listener of Deno has been called so often. */
@@ -116,26 +116,26 @@ Deno.test("SignalFd: a listener that Deno adds while it is open hears too, and g
     const next = Promise.withResolvers();
     let heard = 0;
     for (let round = 0; round < 2; round++) {
-      const signals = new SignalFd(["SIGUSR1"]);
+      const signals = new SignalFd(["SIGUSR2"]);
       if (round === 0) {
-        Deno.addSignalListener("SIGUSR1", () => ++heard === 1 ? resolve() : next.resolve());
+        Deno.addSignalListener("SIGUSR2", () => ++heard === 1 ? resolve() : next.resolve());
       }
-      Deno.kill(Deno.pid, "SIGUSR1");
+      Deno.kill(Deno.pid, "SIGUSR2");
       console.log(await waitFor(signals));
       if (round === 0) await first;
       signals[Symbol.dispose]();
     }
     console.log("heard", heard);
-    Deno.kill(Deno.pid, "SIGUSR1");
+    Deno.kill(Deno.pid, "SIGUSR2");
     await next.promise;
     console.log("heard", heard);
     Deno.exit();`));
-  assertEquals([stdout, code], ["SIGUSR1\nSIGUSR1\nheard 1\nheard 2\n", 0]);
+  assertEquals([stdout, code], ["SIGUSR2\nSIGUSR2\nheard 1\nheard 2\n", 0]);
 });
 
 Deno.test("SignalFd: Deno does not end the process when it comes to take a signal later", async () => {
   // It does by itself when it looks for updates; a listener that is added has it do the same.
-  for (const [signal, number] of [["SIGTERM", 15], ["SIGINT", 2], ["SIGHUP", 1]]) {
+  for (const [signal, number] of [["SIGTERM", 15], ["SIGINT", 2], ["SIGHUP", 1], ["SIGUSR1", 10]]) {
     const { stdout, code } = await run(programWords(`${PROGRAM}
       const signals = new SignalFd(["${signal}"]);
       const listener = () => {};

@@ -177,3 +177,12 @@ eachFdmon(
     });
   },
 );
+
+Deno.test("IOThread.stop: one that ends while this thread is busy has not ended by itself", async () => {
+  const module = "data:text/javascript,export default () => ({})";
+  const thread = await IOThread.start(module);
+  const stopped = thread.stop();
+  // It is gone, and looked for, before Deno gets to what it has said.
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300);
+  await stopped;
+});

@@ -28,9 +28,10 @@ const REFUSED: readonly number[] = [
 
 /**
  * Signals that Deno takes from the system by itself, as when it looks for updates some seconds after
- * the start. It does so once in a process, and would end that although the signal is ours.
+ * the start. It does so once in a process, and would end that, or start an inspector at SIGUSR1,
+ * although the signal is ours.
  */
-const TAKEN_BY_DENO: readonly Deno.Signal[] = ["SIGHUP", "SIGINT", "SIGTERM"];
+const TAKEN_BY_DENO: readonly Deno.Signal[] = ["SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1"];
 
 /** si_code of signals that a process has sent, of which the sender is known. */
 export const SignalCode = { user: 0, queue: -1, tkill: -6 } as const;
@@ -49,10 +50,10 @@ export interface SignalInfo {
  * Signals behind an fd: readable when one has come.
  *
  * While it is open it alone gets them: their usual effect does not happen, and listeners that
- * `Deno.addSignalListener` has added before hear nothing, for SIGHUP, SIGINT and SIGTERM none at
- * all. What is not read is kept, up to 4,096
- * signals; then the latest are lost. In a Worker dispose it before the Worker is ended from
- * outside, or the signals stay without effect.
+ * `Deno.addSignalListener` has added before hear nothing; for SIGHUP, SIGINT, SIGTERM and SIGUSR1
+ * those added meanwhile do not either. What is not read is kept, up to 4,096 signals; then the
+ * latest are lost. In a Worker dispose it before the Worker is ended from outside, or the signals
+ * stay without effect.
  *
  * @example
  * ```ts

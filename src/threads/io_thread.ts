@@ -108,6 +108,7 @@ export class IOThread<Functions = Readonly<Record<string, ExposedFunction>>>
   #state: "starting" | "running" | "ending" | "ended" = "starting";
   #grace: ReturnType<typeof setTimeout> | null = null;
   #watch: ReturnType<typeof setInterval> | null = null;
+  #seenGone = false;
 
   private constructor(module: string, options: IOThreadOptions) {
     const { name, context, data, transfer = [], fdmon, pollParams, shim, liburing } = options;
@@ -338,6 +339,8 @@ export class IOThread<Functions = Readonly<Record<string, ExposedFunction>>>
   /** Notices that it ended itself, by Deno.exit or close(). */
   #requireAlive(): void {
     if (this.#shim.aio_thread_lives(this.#thread) === 1) return;
+    // One that ends in good order says so before; Deno delivers that by the next time at the latest.
+    if (!this.#seenGone) return void (this.#seenGone = true);
     this.#end(new Error(`The IOThread ended itself: ${this.name}`), true);
   }
 
