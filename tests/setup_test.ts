@@ -130,7 +130,7 @@ testWithMounts("setup: prints all commands where the distribution is not known",
 testWithMounts("setup --for test: names all packages once where there is no compiler", async () => {
   const { code, stdout, stderr } = await new Machine("ID=arch\n").setup(["--for", "test"]);
   assertEquals(code, 1);
-  assertEquals(stdout.match(/^setup: missing .*$/gm)?.length, FOREIGN ? 4 : 3);
+  assertEquals(stdout.match(/^setup: missing .*$/gm)?.length, FOREIGN ? 5 : 4);
   const foreign = FOREIGN ? " aarch64-linux-gnu-gcc qemu-user" : "";
   assertEquals(
     stderr,
@@ -154,6 +154,14 @@ testWithMounts("setup --for bench: gets compiler, header and fio, and no more", 
   assertEquals([again.code, again.stdout], [0, "setup: all there to bench, nothing to do\n"]);
 });
 
+testWithMounts("setup --for test: gets clients and servers of NBD on Debian", async () => {
+  const machine = new Machine("ID=debian\n");
+  const { code, calls } = await machine.setup(["--for", "test"]);
+  assertEquals(code, 1);
+  const packages = "libnbd-bin python3-libnbd qemu-utils nbdkit fio";
+  assert(calls[1].endsWith(` ${packages}`), calls[1]);
+});
+
 testWithMounts("setup --for test: asks for nothing that a distribution does not have", async () => {
   for (
     const [release, install] of [["ID=fedora\n", "dnf install -y"], ["ID=alpine\n", "apk add"]]
@@ -162,9 +170,13 @@ testWithMounts("setup --for test: asks for nothing that a distribution does not 
     const { code, stderr } = await machine.setup(["--for", "test"]);
     assertEquals(code, 1);
     assertStringIncludes(stderr, `setup: run this as root:\n  ${install} liburing gcc`);
-    assert(!/aarch64|qemu/.test(stderr), stderr);
+    assert(!/aarch64|qemu-user/.test(stderr), stderr);
+    assertEquals(stderr.includes("python3-libnbd qemu-img nbdkit fio"), install.startsWith("dnf"));
     // A machine where only that is missing has all it can have.
-    machine.addProgram("cc", "");
+    const programs = ["cc", "nbdinfo", "nbdcopy", "qemu-img", "qemu-io", "nbdkit", "fio"];
+    for (const program of install.startsWith("dnf") ? programs : ["cc"]) {
+      machine.addProgram(program, "");
+    }
     await run(["sh", "-c", machine.bringLiburing]);
     const complete = await machine.setup(["--for", "test"]);
     assertEquals([complete.code, complete.stderr], [0, ""]);

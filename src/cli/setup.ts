@@ -74,10 +74,25 @@ const FIO: Need = {
   isThere: () => runs("fio", ["--version"]),
 };
 
+const NBD: Need = {
+  name: "clients and servers of NBD (nbdinfo, nbdsh, qemu-img, nbdkit, fio), to test ours with",
+  packages: {
+    "apt-get": ["libnbd-bin", "python3-libnbd", "qemu-utils", "nbdkit", "fio"],
+    dnf: ["libnbd", "python3-libnbd", "qemu-img", "nbdkit", "fio"],
+    // Not all of them are packages there: the tests that need them are skipped.
+    pacman: [],
+    apk: [],
+  },
+  isThere: () =>
+    ["nbdinfo", "nbdcopy", "qemu-img", "qemu-io", "nbdkit", "fio"]
+      .every((name) => runs(name, ["--version"])) &&
+    runs("/usr/bin/python3", ["-c", "import nbd"]),
+};
+
 const NEEDS: Readonly<Record<SetupOptions["for"], readonly Need[]>> = {
   run: [LIBURING],
   bench: [LIBURING, COMPILER, LIBURING_HEADER, FIO],
-  test: [LIBURING, COMPILER, LIBURING_HEADER, ARM64],
+  test: [LIBURING, COMPILER, LIBURING_HEADER, ARM64, NBD],
 };
 
 const INSTALL: Readonly<Record<PackageManager, readonly string[]>> = {
