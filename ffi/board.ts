@@ -44,7 +44,7 @@ const CLOSED = 0x8000_0000 | 0;
 const RETIRED = -1;
 
 /**
- * How long `release` waits for threads inside a wake-up. Each needs a system call's time; one that
+ * How long it is waited for threads inside a wake-up. Each needs a system call's time; one that
  * was terminated there never leaves.
  */
 const USERS_GONE_NS = 1e9;
@@ -60,6 +60,8 @@ export class Board {
   readonly #shim: Shim;
   readonly #address: bigint;
   #next = 0;
+  /** Closed places where a thread is inside a wake-up that it never leaves. */
+  readonly #stuck = new Set<number>();
 
   private constructor(shim: Shim) {
     this.#shim = shim;
@@ -158,26 +160,37 @@ export class Board {
     }
   }
 
-  /** Lets no thread begin a wake-up any more; false where the place was closed before. */
+  /**
+   * Lets no thread begin a wake-up any more, and waits for those that are inside one: what they have
+   * set is seen afterwards.
+   *
+   * @returns false where the place was closed before
+   */
   close(base: number): boolean {
-    return Atomics.or(this.words, base + PlaceWord.users, CLOSED) >= 0;
+    const { words } = this;
+    if (Atomics.or(words, base + PlaceWord.users, CLOSED) < 0) return false;
+    if (!this.#waitUnused(base)) this.#stuck.add(base);
+    return true;
   }
 
   /**
-   * Gives a closed place back, once no thread is inside a wake-up.
+   * Gives a closed place back.
    *
-   * @returns false where one never left: the eventfd has to stay open, as its number must not become
-   *   somebody else's while that one may still write to it
+   * @returns false where a thread never left a wake-up: the eventfd has to stay open, as its number
+   *   must not become somebody else's while that one may still write to it
    */
   release(base: number): boolean {
-    const { words } = this;
+    // Some may just be finding out that it is closed.
+    const unused = !this.#stuck.delete(base) && this.#waitUnused(base);
+    Atomics.store(this.words, base + PlaceWord.owner, unused ? 0 : RETIRED);
+    return unused;
+  }
+
+  #waitUnused(base: number): boolean {
     const untilNs = this.#shim.aio_now() + USERS_GONE_NS;
-    while ((Atomics.load(words, base + PlaceWord.users) & ~CLOSED) !== 0) {
-      if (this.#shim.aio_now() <= untilNs) continue;
-      Atomics.store(words, base + PlaceWord.owner, RETIRED);
-      return false;
+    while ((Atomics.load(this.words, base + PlaceWord.users) & ~CLOSED) !== 0) {
+      if (this.#shim.aio_now() > untilNs) return false;
     }
-    Atomics.store(words, base + PlaceWord.owner, 0);
     return true;
   }
 

@@ -8,8 +8,9 @@
  * is not there. Who owns which word of the head:
  *
  * - `state`: bits HELD_BY_CLIENT and HELD_BY_SERVER, which each side takes away for itself, or
- *   whoever finds it dead; SETTING_UP while the client writes the next four; above them a number that
- *   changes with each pair, so that a late hand cannot touch the link of others. 0 bits: free.
+ *   whoever finds it dead; SETTING_UP while the client writes the next four, and while the last to
+ *   let go gives the memory back; above them a number that changes with each pair, so that a late
+ *   hand cannot touch the link of others. 0 bits: free.
  * - the places and generations of both: the client's, before the state says HELD.
  * - for each ring: `tail`, the writer's, stored after the message it publishes; `head`, the reader's,
  *   stored after it has taken what it frees; `waits`, set by a writer that found the ring full and
@@ -99,7 +100,10 @@ export class Links {
 
   /** Lets go of a link for one side; the memory of its messages is given back with the last. */
   release(link: Link, side: LinkSide, number: number): void {
-    if (link.letGo(side, number)) this.#shim.aio_link_release(link.index);
+    if (!link.letGo(side, number)) return;
+    // Nobody can have taken the link yet, whose messages would be wiped out.
+    this.#shim.aio_link_release(link.index);
+    link.free(number);
   }
 
   /** Those of which a context holds a side. */
@@ -177,15 +181,25 @@ export class Link {
     return 0;
   }
 
-  /** Takes a side's bit away, of that pair; true when it was there and the last. */
+  /**
+   * Takes a side's bit away, of that pair.
+   *
+   * @returns true when it was there and the last: the caller has to clear up and to call `free`
+   */
   letGo(side: LinkSide, number: number): boolean {
     const word = this.#head + LinkWord.state;
     for (;;) {
       const old = this.#state;
       if ((old & side) === 0 || old >>> NUMBER_SHIFT !== number) return false;
-      if (Atomics.compareExchange(this.#words, word, old, old & ~side) !== old) continue;
-      return (old & ALL_BITS) === side;
+      const last = (old & ALL_BITS) === side;
+      const left = last ? old & ~ALL_BITS | SETTING_UP : old & ~side;
+      if (Atomics.compareExchange(this.#words, word, old, left) === old) return last;
     }
+  }
+
+  /** Lets anybody have it. */
+  free(number: number): void {
+    Atomics.store(this.#words, this.#head + LinkWord.state, number << NUMBER_SHIFT);
   }
 
   /** The context on the other side. */
@@ -211,9 +225,10 @@ export class Link {
 
   #read(at: number): PlaceOfContext {
     const first = this.#head + at;
+    // Neither may be read later than the state that is looked at afterwards.
     return {
-      place: this.#words[first + ContextWord.place],
-      generation: this.#words[first + ContextWord.generation],
+      place: Atomics.load(this.#words, first + ContextWord.place),
+      generation: Atomics.load(this.#words, first + ContextWord.generation),
     };
   }
 
@@ -336,6 +351,13 @@ export class MessageReader {
       if (this.views.i32[at / 4 + MessageWord.kind] !== PADDING) return at;
       this.#head = this.#head + this.views.i32[at / 4 + MessageWord.length] | 0;
     }
+  }
+
+  /** Whether there is another message, or padding. */
+  get hasNext(): boolean {
+    if (this.#head !== this.#tail) return true;
+    this.#tail = Atomics.load(this.#words, this.#tailWord);
+    return this.#head !== this.#tail;
   }
 
   /** Goes on behind a message. */

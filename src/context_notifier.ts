@@ -120,12 +120,12 @@ export class ContextNotifier {
     this.#system.drain(this.fd);
   }
 
-  /** Has further wake-ups learn that the context is gone. */
+  /** Has further wake-ups learn that the context is gone, once those that have begun are over. */
   close(): void {
     this.board.close(this.place);
   }
 
-  /** Waits for wakers that are inside `wakeContext`, and gives all back. */
+  /** Gives all back. */
   dispose(): void {
     this.close();
     if (this.board.release(this.place)) this.#system.close(this.fd);
@@ -177,7 +177,11 @@ export function wakeContext(remote: RemoteContext): boolean {
  */
 export function readRemote(remote: RemoteContext, ours: Board, what: string): RemoteContext {
   const { board, place, generation } = remote ?? {};
-  if (!ours.isPlace(place) || !Number.isInteger(generation) || typeof board !== "number") {
+  // No context has had generation 0, which is that of a place not used yet.
+  if (
+    !ours.isPlace(place) || !Number.isInteger(generation) || generation === 0 ||
+    typeof board !== "number"
+  ) {
     throw new TypeError(`Cannot ${what} as the handle is not one of ctx.remote()`);
   }
   if (board !== ours.id) {

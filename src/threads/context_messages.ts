@@ -4,7 +4,8 @@
  * Waking a context says that it has to look; the bits of its place on the board say at which links
  * (ffi/board.ts). They are taken in a bottom half of the iteration that accepts the wake-up, so
  * functions called from elsewhere run where bottom halves do, and what they throw comes out of
- * poll(). Made when the context first exposes or calls something, or is first sent something.
+ * poll(). While a function runs, what is left stays listed, so that an iteration inside it goes on
+ * with that. Made when the context first exposes or calls something, or is first sent something.
  *
  * Invariant: every link whose side this context is, and which has not ended, is in `#ends`, or has its
  * bit set.
@@ -15,6 +16,7 @@ import type { Shim } from "../../ffi/shim_symbols.ts";
 import type { AioContext } from "../aio_context.ts";
 import type { BottomHalf } from "../bottom_half.ts";
 import type { RemoteContext } from "../context_notifier.ts";
+import { IntrusiveList } from "../intrusive_list.ts";
 import {
   ClientEnd,
   type ExposedFunction,
@@ -58,13 +60,17 @@ export class ContextMessages {
   readonly #exposed = new Map<string, ExposedFunction>();
   readonly #ends = new Map<number, LinkEnd>();
   /** Those at which something is new. */
-  #listed: LinkEnd[] = [];
+  readonly #listed = new IntrusiveList<LinkEnd>();
   readonly #find = (name: string): ExposedFunction | undefined => this.#exposed.get(name);
 
   constructor(parts: ContextMessageParts) {
     const { shim, board, signal, report } = parts;
     this.#parts = parts;
-    this.#endParts = { board, signal, report, running: this.running };
+    const leftOver = (end: LinkEnd) => {
+      this.#list(end);
+      this.#look.schedule();
+    };
+    this.#endParts = { board, signal, report, running: this.running, leftOver };
     let links = linksOf.get(shim);
     if (links === undefined) linksOf.set(shim, links = new Links(shim));
     this.#links = links;
@@ -122,8 +128,12 @@ export class ContextMessages {
 
   /** A wake-up was accepted. */
   arrived(): void {
+    if (this.#hasNews) this.#look.schedule();
+  }
+
+  get #hasNews(): boolean {
     const { board, place } = this.#parts;
-    if (Atomics.load(board.words, place.place + PlaceWord.groups) !== 0) this.#look.schedule();
+    return Atomics.load(board.words, place.place + PlaceWord.groups) !== 0;
   }
 
   /** Ends all links; the place is closed. */
@@ -136,19 +146,26 @@ export class ContextMessages {
   }
 
   #takeAll(): void {
-    this.#takeBits();
     const listed = this.#listed;
-    this.#listed = [];
-    for (let index = 0; index < listed.length; index++) {
-      const end = listed[index];
-      end.listed = false;
-      if (end.ended) continue;
-      // What the partner sent before it let go is read after that was seen.
-      const { connected } = end;
-      if (!end.read()) this.#list(end);
-      else if (!connected && !end.ended) this.#end(end, ended("have the result"));
+    this.#takeBits();
+    for (let turns = listed.size; turns > 0; turns--) {
+      const end = listed.shift();
+      if (end === null) break; // An iteration inside a function took the rest.
+      if (listed.size !== 0) this.#look.schedule();
+      this.#take(end);
     }
-    if (this.#listed.length !== 0) this.#look.schedule();
+    if (listed.size !== 0) this.#look.schedule();
+    else if (!this.#hasNews) this.#look.cancel();
+  }
+
+  #take(end: LinkEnd): void {
+    // What the partner sent before it let go is read after that was seen.
+    const { connected } = end;
+    const all = end.read();
+    if (end.ended) return;
+    if (!all) this.#list(end);
+    else if (end.place.list !== null) this.#listed.remove(end.place);
+    if (all && !connected) this.#end(end, ended("have the result"));
   }
 
   /** Lists the links whose bits are set. */
@@ -168,9 +185,7 @@ export class ContextMessages {
   }
 
   #list(end: LinkEnd): void {
-    if (end.listed) return;
-    end.listed = true;
-    this.#listed.push(end);
+    if (end.place.list === null) this.#listed.append(end.place);
   }
 
   /** This context's side of a link; null where it has none any more. */
@@ -186,6 +201,7 @@ export class ContextMessages {
 
   #end(end: LinkEnd, error: Error): void {
     end.ended = true;
+    if (end.place.list !== null) this.#listed.remove(end.place);
     this.#ends.delete(end.link.index);
     this.#links.release(end.link, end.side, end.number);
     end.outlet.tell();

@@ -14,7 +14,9 @@ import {
   type MessageReader,
   MessageWord,
 } from "../../ffi/link.ts";
-import { areNumbers, MessageDecoder, MessageEncoder } from "./message_codec.ts";
+import { ListLink } from "../intrusive_list.ts";
+import { MessageDecoder } from "./message_decoder.ts";
+import { areNumbers, MessageEncoder } from "./message_encoder.ts";
 import {
   FORMAT_BITS,
   KIND_BITS,
@@ -64,6 +66,8 @@ export interface LinkEndParts extends OutletParts {
   readonly running: RunningCalls;
   /** Receives what one-way functions throw. */
   readonly report: (error: unknown) => void;
+  /** More is at hand for a side than the message whose function runs next. */
+  readonly leftOver: (end: LinkEnd) => void;
 }
 
 /** What both sides have in common. */
@@ -73,13 +77,15 @@ export abstract class LinkEnd {
   readonly number: number;
   readonly side: LinkSide;
   readonly outlet: MessageOutlet;
-  /** It is on the list of those that have to be looked at. */
-  listed = false;
+  /** Its place on the list of those that have to be looked at. */
+  readonly place: ListLink<LinkEnd> = new ListLink<LinkEnd>(this);
   ended = false;
+  readonly #leftOver: (end: LinkEnd) => void;
   readonly #reader: MessageReader;
   #parts: Uint8Array[] = [];
 
-  constructor(parts: OutletParts, link: Link, side: LinkSide) {
+  constructor(parts: LinkEndParts, link: Link, side: LinkSide) {
+    this.#leftOver = parts.leftOver;
     this.link = link;
     this.number = link.number;
     this.side = side;
@@ -134,6 +140,11 @@ export abstract class LinkEnd {
   /** Goes on behind a message whose values are read. */
   protected release(at: number): void {
     this.#reader.take(at);
+  }
+
+  /** A function is about to run: an iteration inside it takes what follows. */
+  protected leaveOver(): void {
+    if (this.#reader.hasNext) this.#leftOver(this);
   }
 
   #take(at: number): void {
@@ -260,8 +271,11 @@ export class ClientEnd extends LinkEnd {
 
   #message(kind: number, call: number, name: string, values: readonly unknown[]): void {
     const number = this.#names.get(name) ?? this.#nameNew(name);
-    if (areNumbers(values)) this.outlet.numbers(kind, call, number, values);
-    else this.outlet.encoded(kind, call, number, values.length, encoder.encode(values));
+    if (areNumbers(values)) return this.outlet.numbers(kind, call, number, values);
+    const bytes = encoder.encode(values);
+    // A getter of a value may have ended everything; the link may be somebody else's by now.
+    if (this.ended) throw new TypeError(`Cannot send ${name} as the link was closed meanwhile`);
+    this.outlet.encoded(kind, call, number, values.length, bytes);
   }
 
   #nameNew(name: string): number {
@@ -309,6 +323,7 @@ export class ServerEnd extends LinkEnd {
     }
     const a = f64[first], b = f64[first + 1], c = f64[first + 2];
     this.release(release);
+    this.leaveOver();
     try {
       if (count === 0) this.#answer(kind, call, run());
       else if (count === 1) this.#answer(kind, call, run(a));
@@ -331,6 +346,7 @@ export class ServerEnd extends LinkEnd {
       );
       return this.#reply(MessageKind.error, kind === MessageKind.call ? call : -1, error);
     }
+    this.leaveOver();
     try {
       this.#answer(kind, call, run(...values));
     } catch (error) {
@@ -341,7 +357,8 @@ export class ServerEnd extends LinkEnd {
   #answer(kind: number, call: number, result: unknown): void {
     if (typeof result === "object" && result !== null && "then" in result) {
       this.#running.begin();
-      Promise.resolve(result).then(
+      // Not Promise.resolve, which may throw where a getter does.
+      new Promise((resolve) => resolve(result)).then(
         (value) => {
           this.#running.end();
           if (kind === MessageKind.call) this.#reply(MessageKind.result, call, value);
@@ -372,6 +389,7 @@ export class ServerEnd extends LinkEnd {
       const problem = error instanceof Error ? error.message : "reading it failed";
       bytes = encoder.encode([new TypeError(`Cannot answer a call: ${problem}`)]);
     }
+    if (this.ended) return; // By a getter of the value.
     this.outlet.encoded(kind, call, 0, 1, bytes);
   }
 }
