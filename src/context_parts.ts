@@ -138,6 +138,7 @@ export class ContextParts {
       place: notifier.remote,
       signal: (fd) => system.signal(fd),
       report,
+      reportLate: (error) => this.coroutines.fail(error),
       awaited: this.#awaited,
       bottomHalf: (run) => new QueuedBottomHalf(this.bottomHalves, run, "messages"),
     });

@@ -33,6 +33,8 @@ export interface ContextMessageParts {
   readonly place: PlaceOfContext;
   readonly signal: (fd: number) => void;
   readonly report: (error: unknown) => void;
+  /** Receives what fails outside of iterations. */
+  readonly reportLate: (error: unknown) => void;
   /** A call is outstanding. */
   readonly awaited: () => void;
   /** Makes a bottom half. */
@@ -64,13 +66,13 @@ export class ContextMessages {
   readonly #find = (name: string): ExposedFunction | undefined => this.#exposed.get(name);
 
   constructor(parts: ContextMessageParts) {
-    const { shim, board, signal, report } = parts;
+    const { shim, board, signal, report, reportLate } = parts;
     this.#parts = parts;
     const leftOver = (end: LinkEnd) => {
       this.#list(end);
       this.#look.schedule();
     };
-    this.#endParts = { board, signal, report, running: this.running, leftOver };
+    this.#endParts = { board, signal, report, reportLate, running: this.running, leftOver };
     let links = linksOf.get(shim);
     if (links === undefined) linksOf.set(shim, links = new Links(shim));
     this.#links = links;
@@ -91,6 +93,9 @@ export class ContextMessages {
 
   /** Lets others call functions by their names. */
   expose(functions: Readonly<Record<string, ExposedFunction>>, context: AioContext): void {
+    if (typeof functions !== "object" || functions === null) {
+      throw new TypeError(`Cannot expose functions as they are no object: ${String(functions)}`);
+    }
     messagesOf.set(context, this);
     const entries = Object.entries(functions);
     for (const [name, run] of entries) {

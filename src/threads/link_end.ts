@@ -66,6 +66,8 @@ export interface LinkEndParts extends OutletParts {
   readonly running: RunningCalls;
   /** Receives what one-way functions throw. */
   readonly report: (error: unknown) => void;
+  /** Receives what promises of one-way functions reject with, outside of iterations. */
+  readonly reportLate: (error: unknown) => void;
   /** More is at hand for a side than the message whose function runs next. */
   readonly leftOver: (end: LinkEnd) => void;
 }
@@ -290,6 +292,7 @@ export class ClientEnd extends LinkEnd {
 export class ServerEnd extends LinkEnd {
   readonly #find: (name: string) => ExposedFunction | undefined;
   readonly #report: (error: unknown) => void;
+  readonly #reportLate: (error: unknown) => void;
   readonly #running: RunningCalls;
   readonly #names: string[] = [];
   readonly #functions: (ExposedFunction | undefined)[] = [];
@@ -304,6 +307,7 @@ export class ServerEnd extends LinkEnd {
     this.#find = find;
     this.#running = parts.running;
     this.#report = parts.report;
+    this.#reportLate = parts.reportLate;
   }
 
   protected takeNumbers(
@@ -365,7 +369,8 @@ export class ServerEnd extends LinkEnd {
         },
         (error) => {
           this.#running.end();
-          this.#failed(kind, call, error);
+          if (kind === MessageKind.call) this.#reply(MessageKind.error, call, error);
+          else this.#reportLate(error);
         },
       );
     } else if (kind === MessageKind.call) this.#reply(MessageKind.result, call, result);
