@@ -56,14 +56,7 @@ export {
 } from "./src/io/socket.ts";
 export type { ListenOptions, SocketOptions } from "./src/io/socket_maker.ts";
 export type { ExposedFunction } from "./src/threads/link_end.ts";
-export {
-  type FunctionsOf,
-  IOThread,
-  type IOThreadMain,
-  type IOThreadOptions,
-  type IOThreadScope,
-  type ThreadFunctions,
-} from "./src/threads/io_thread.ts";
+export { IOThread } from "./src/threads/io_thread.ts";
 export {
   IOThreadPool,
   type IOThreadPoolOptions,
@@ -71,6 +64,13 @@ export {
   type PoolPolicy,
 } from "./src/threads/io_thread_pool.ts";
 export type { ThreadContextOptions } from "./src/threads/io_thread_protocol.ts";
+export type {
+  FunctionsOf,
+  IOThreadMain,
+  IOThreadOptions,
+  IOThreadScope,
+  ThreadFunctions,
+} from "./src/threads/io_thread_types.ts";
 export { type FunctionName, Peer, type ResultOf, type ValuesOf } from "./src/threads/peer.ts";
 export { TimerFd, type TimerFdOptions } from "./src/io/timer_fd.ts";
 export type { FileStatus } from "./src/io/statx.ts";

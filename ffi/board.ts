@@ -12,12 +12,13 @@
  * - `generation`: one more for each context that has had the place; written by `claim` likewise.
  * - `owner`: the thread whose context it is, 0 for a place that is free; RETIRED where a thread ended
  *   inside a wake-up, and nobody can know any more whether it will write to the eventfd.
+ * - `ring`, `pool`: what has to be given back of it where the thread is dropped: written by it alone.
  * - `groups`, `links`: a bit for each link on which something is new. Set by whoever has put it there,
  *   the link's first; taken by the loop, the groups' first. So a bit that is set is found or will be.
  */
 import { AioError, Errno } from "./errno.ts";
 import { PlaceLayout } from "./layout.ts";
-import { mapWords } from "./memory.ts";
+import { mapWords, storeU64 } from "./memory.ts";
 import type { Shim } from "./shim_symbols.ts";
 
 const { aio_place: PLACE } = PlaceLayout;
@@ -34,7 +35,12 @@ export const PlaceWord = {
   owner: PLACE.owner / 4,
   groups: PLACE.groups / 4,
   links: PLACE.links / 4,
+  ring: PLACE.ring / 4,
+  pool: PLACE.pool / 4,
 } as const;
+
+/** 64-bit words of a ring. */
+const RING_U64S = (PLACE.pool - PLACE.ring) / 8;
 
 /** Groups of 32 links, each with a word of bits. */
 export const LINK_GROUPS = 31;
@@ -59,6 +65,7 @@ export class Board {
   readonly id: number;
   readonly #shim: Shim;
   readonly #address: bigint;
+  readonly #u32: Uint32Array<ArrayBuffer>;
   #next = 0;
   /** Closed places where a thread is inside a wake-up that it never leaves. */
   readonly #stuck = new Set<number>();
@@ -68,6 +75,7 @@ export class Board {
     this.#address = Deno.UnsafePointer.value(shim.aio_board());
     this.id = Number(this.#address);
     this.words = mapWords(this.#address, PLACES * PLACE_WORDS);
+    this.#u32 = new Uint32Array(this.words.buffer);
   }
 
   /** The board of a shim. */
@@ -126,6 +134,23 @@ export class Board {
   /** Which context has the place now. */
   generation(base: number): number {
     return Atomics.load(this.words, base + PlaceWord.generation);
+  }
+
+  /** Memory for the struct io_uring of a context. */
+  ringMemory(base: number): BigUint64Array<ArrayBuffer> {
+    const pointer = Deno.UnsafePointer.create(this.#address + BigInt((base + PlaceWord.ring) * 4));
+    return new BigUint64Array(Deno.UnsafePointerView.getArrayBuffer(pointer!, RING_U64S * 8));
+  }
+
+  /** Keeps the address of a context's thread pool; 0 where it has none any more. */
+  keepPool(base: number, address: bigint): void {
+    storeU64(this.#u32, base + PlaceWord.pool, address);
+  }
+
+  /** The address of a context's thread pool, or null. */
+  pool(base: number): Deno.PointerValue {
+    const [low, high] = this.#u32.subarray(base + PlaceWord.pool);
+    return Deno.UnsafePointer.create(BigInt(high) << 32n | BigInt(low));
   }
 
   /** Address of the word that the spin watches. */

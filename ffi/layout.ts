@@ -103,7 +103,7 @@ export const SocketLayout = {
 /** Structures of shim/aio.h that all threads of the process share. */
 export const PlaceLayout = {
   aio_place: {
-    sizeof: 256,
+    sizeof: 512,
     notified: 0,
     notify_me: 64,
     users: 68,
@@ -112,5 +112,7 @@ export const PlaceLayout = {
     owner: 80,
     groups: 128,
     links: 132,
+    ring: 256,
+    pool: 472,
   },
 } as const;

@@ -141,7 +141,7 @@ export class Ring {
   waitsForDisk = false;
   readonly #liburing: Liburing;
   readonly #system: System;
-  readonly #ring = new BigUint64Array(RING.sizeof / 8);
+  readonly #ring: BigUint64Array<ArrayBuffer>;
   /** What the kernel knows of beside it. */
   readonly registered: RingRegistrations;
   readonly #fd: number;
@@ -165,9 +165,17 @@ export class Ring {
   /** Completions are posted by this thread alone, inside enter. */
   readonly #postsInside: boolean;
 
-  /** @throws {AioError} when the kernel refuses; its code says why (ENOSYS, EPERM, ENOMEM...) */
-  constructor(liburing: Liburing, system: System) {
+  /**
+   * @param memory for liburing's description, zeros, where others are to find it; see `exitRing`
+   * @throws {AioError} when the kernel refuses; its code says why (ENOSYS, EPERM, ENOMEM...)
+   */
+  constructor(
+    liburing: Liburing,
+    system: System,
+    memory: BigUint64Array<ArrayBuffer> = new BigUint64Array(RING.sizeof / 8),
+  ) {
     this.#liburing = liburing;
+    this.#ring = memory;
     this.#system = system;
     this.registered = new RingRegistrations(liburing, system, this.#ring);
     const params = this.#setup();
@@ -215,6 +223,7 @@ export class Ring {
       this.#system.calls++;
       result = this.#liburing.io_uring_queue_init_params(SQ_ENTRIES, this.#ring, params);
       if (result >= 0) return params;
+      this.#ring.fill(0n);
       // EINVAL means that this kernel does not know a flag; fewer are asked for next.
       if (result !== -Errno.EINVAL) break;
     }
@@ -389,9 +398,16 @@ export class Ring {
     this.sqes = this.cqes = none;
     this.#tail = this.#head = 0;
     this.#system.calls++;
-    this.#liburing.io_uring_queue_exit(this.#ring);
+    exitRing(this.#liburing, this.#ring);
     this.registered.dispose();
   }
+}
+
+/** Gives a ring back, by its description, if there is one; on any thread where its own is gone. */
+export function exitRing(liburing: Liburing, ring: BigUint64Array<ArrayBuffer>): void {
+  if (ring[SQ_SQES] === 0n) return;
+  liburing.io_uring_queue_exit(ring);
+  ring.fill(0n);
 }
 
 function refusal(what: string, syscall: string, result: number): AioError {

@@ -48,6 +48,8 @@ export const shimSymbols = {
   aio_pool_cancel: { parameters: ["pointer", "u64"], result: "i32" },
   // void aio_pool_close(void *pool): waits for requests that run
   aio_pool_close: { parameters: ["pointer"], result: "void" },
+  // int32_t aio_pool_abandon(void *pool)
+  aio_pool_abandon: { parameters: ["pointer"], result: "i32" },
   // int32_t aio_socket(int32_t domain, int32_t type, int32_t protocol)
   aio_socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
   // int32_t aio_bind(int32_t fd, const void *address, uint32_t length)
@@ -110,6 +112,8 @@ export const shimSymbols = {
   aio_guest_run: { parameters: ["pointer"], result: "i32", nonblocking: true },
   // struct aio_place *aio_board(void)
   aio_board: { parameters: [], result: "pointer" },
+  // int32_t *aio_fd_owners(void)
+  aio_fd_owners: { parameters: [], result: "pointer" },
   // void *aio_links(void)
   aio_links: { parameters: [], result: "pointer" },
   // int32_t aio_link_release(uint32_t link)

@@ -5,6 +5,7 @@
  * errno the caller has to tell apart return it; the others throw.
  */
 import { AioError, check, Errno } from "./errno.ts";
+import { FdOwners } from "./fd_owners.ts";
 import { allocateNative, type NativeMemory } from "./memory.ts";
 import type { Shim } from "./shim_symbols.ts";
 
@@ -25,9 +26,11 @@ export class System {
   readonly timeoutNs: Float64Array<ArrayBuffer>;
   readonly #timeout = allocateNative(8);
   readonly #shim: Shim;
+  readonly #owners: FdOwners;
 
   constructor(shim: Shim) {
     this.#shim = shim;
+    this.#owners = FdOwners.of(shim);
     this.timeoutNs = this.#timeout.f64;
   }
 
@@ -39,7 +42,19 @@ export class System {
   /** A new non-blocking eventfd. */
   eventfd(): number {
     this.calls++;
-    return check(this.#shim.aio_eventfd(), "Cannot make an event notifier", "eventfd");
+    const fd = check(this.#shim.aio_eventfd(), "Cannot make an event notifier", "eventfd");
+    this.own(fd);
+    return fd;
+  }
+
+  /** An object of this thread closes an fd. */
+  own(fd: number): void {
+    this.#owners.own(fd);
+  }
+
+  /** It is not this thread's to close any more; to be called before it is closed by others. */
+  disown(fd: number): void {
+    this.#owners.disown(fd);
   }
 
   /** Adds one to an eventfd. */
@@ -62,6 +77,7 @@ export class System {
   /** Closes an fd this project opened. */
   close(fd: number): void {
     this.calls++;
+    this.disown(fd);
     const result = this.#shim.aio_close(fd);
     // Linux has released the fd when close() reports EINTR.
     if (result < 0 && result !== -Errno.EINTR) {
@@ -86,7 +102,10 @@ export class System {
   /** A new epoll instance. */
   epollCreate(): number {
     this.calls++;
-    return check(this.#shim.aio_epoll_create(), "Cannot make an epoll instance", "epoll_create1");
+    const what = "Cannot make an epoll instance";
+    const fd = check(this.#shim.aio_epoll_create(), what, "epoll_create1");
+    this.own(fd);
+    return fd;
   }
 
   /** epoll_ctl(2); 0 or -errno. `data` comes back with the events. */

@@ -29,6 +29,8 @@ export interface WorkerPoolOptions {
   readonly threads: number;
   /** Requests that it may hold, from their submission until they are reaped: 1 to 65,536. */
   readonly capacity: number;
+  /** Keeps the address of the C side for whoever finds it abandoned; 0 once it is freed. */
+  readonly keep?: (address: bigint) => void;
 }
 
 /** Threads that carry requests out, and the queues to and from them. */
@@ -45,15 +47,19 @@ export class WorkerPool {
   readonly #sqe = allocateNative(SQE_WORDS * 4);
   /** The C side; null once it is freed. */
   #pool: Deno.PointerObject | null;
+  readonly #keep: (address: bigint) => void;
   #inFlight = 0;
 
   /** @throws {AioError} when the sizes are out of range (EINVAL), or fds or memory used up */
-  constructor(shim: Shim, system: System, { threads, capacity }: WorkerPoolOptions) {
+  constructor(shim: Shim, system: System, options: WorkerPoolOptions) {
+    const { threads, capacity, keep = () => {} } = options;
     this.#shim = shim;
     this.#system = system;
     this.capacity = capacity;
     this.cqes = this.#cqeMemory.i32;
     this.fd = system.eventfd();
+    // Threads of the pool may write to it after this one is gone; see aio_pool_abandon.
+    system.disown(this.fd);
     const handle = allocateNative(8);
     const opened = shim.aio_pool_open(threads, capacity, this.fd, handle.pointer);
     if (opened < 0) {
@@ -61,7 +67,10 @@ export class WorkerPool {
       const sizes = `of ${threads} threads for ${capacity} requests`;
       throw new AioError(`Cannot make a worker pool ${sizes}`, "aio_pool_open", -opened);
     }
-    this.#pool = Deno.UnsafePointer.create(new BigUint64Array(handle.buffer)[0]);
+    this.#keep = keep;
+    const address = new BigUint64Array(handle.buffer)[0];
+    this.#pool = Deno.UnsafePointer.create(address);
+    keep(address);
   }
 
   /** Requests submitted and not reaped. */
@@ -118,6 +127,7 @@ export class WorkerPool {
   /** Waits for requests that run, drops the others with all completions, and ends the threads. */
   dispose(): void {
     if (this.#pool === null) return;
+    this.#keep(0n);
     this.#shim.aio_pool_close(this.#pool);
     this.#pool = null;
     this.#inFlight = 0;

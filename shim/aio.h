@@ -142,6 +142,8 @@ AIO_EXPORT int32_t aio_pool_reap(void *pool, struct aio_cqe *completions,
 				 uint32_t max);
 AIO_EXPORT int32_t aio_pool_cancel(void *pool, uint64_t user_data);
 AIO_EXPORT void aio_pool_close(void *pool);
+/* On any thread, where the one that opened it is gone. */
+AIO_EXPORT int32_t aio_pool_abandon(void *pool);
 
 /* All on the thread that opened the waiter: see waiter.c. */
 AIO_EXPORT int32_t aio_waiter_open(int32_t *fd, void **waiter);
@@ -233,7 +235,12 @@ struct aio_place {
 	int32_t owner;               /*  80: thread that has the place, or 0 */
 	_Alignas(64) uint32_t groups; /* 128: which of the following are set */
 	uint32_t links[31];          /* 132: bits of links with something new */
+	_Alignas(64) uint64_t ring[27]; /* 256: struct io_uring, or zeros */
+	uint64_t pool;               /* 472: of the thread pool, or 0 */
 };
+
+/* Fds whose owners are known, by number. */
+#define AIO_FDS 1048576u
 
 /* Links of two contexts: the heads of all, then two rings for each. */
 #define AIO_LINKS 992u /* 32 for each word of bits */
@@ -241,6 +248,7 @@ struct aio_place {
 #define AIO_LINK_RING 65536u
 
 AIO_EXPORT struct aio_place *aio_board(void);
+AIO_EXPORT int32_t *aio_fd_owners(void);
 AIO_EXPORT void *aio_links(void);
 AIO_EXPORT int32_t aio_link_release(uint32_t link);
 AIO_EXPORT int32_t aio_thread_id(void);

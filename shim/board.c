@@ -1,6 +1,7 @@
 /*
  * Memory that all isolates of the process see: the board, where each context
- * has a place, and the links, through which two of them pass messages.
+ * has a place, the links, through which two of them pass messages, and the
+ * table that says which thread has to close which fd.
  *
  * JavaScript cannot hand memory to a thread that it has no port to; what the
  * process has at one address is everybody's. Neither is ever unmapped, as any
@@ -25,11 +26,18 @@
 #define LINK_MEMORY (HEADS + AIO_LINKS * RINGS)
 
 static struct aio_place board[AIO_PLACES];
+static int32_t fd_owners[AIO_FDS];
 static void *links;
 
 struct aio_place *aio_board(void)
 {
 	return board;
+}
+
+/* By fd: the id of the thread that owns it, or 0. */
+int32_t *aio_fd_owners(void)
+{
+	return fd_owners;
 }
 
 /* The memory of all links, reserved by whoever asks first; NULL if it cannot. */

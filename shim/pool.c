@@ -239,3 +239,27 @@ void aio_pool_close(void *handle)
 	pthread_mutex_destroy(&pool->lock);
 	free(pool);
 }
+
+static void *close_abandoned(void *handle)
+{
+	struct pool *pool = handle;
+	int32_t event_fd = pool->event_fd;
+
+	aio_pool_close(pool);
+	aio_close(event_fd);
+	return NULL;
+}
+
+/*
+ * Closes it, with its eventfd, once nothing runs any more; waits for nobody.
+ * What runs may be a read of a pipe that nobody writes to.
+ */
+int32_t aio_pool_abandon(void *handle)
+{
+	pthread_t closer;
+	int error = aio_start_thread(&closer, close_abandoned, handle);
+
+	if (!error)
+		pthread_detach(closer);
+	return -error;
+}

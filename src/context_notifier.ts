@@ -129,6 +129,7 @@ export class ContextNotifier {
   dispose(): void {
     this.close();
     if (this.board.release(this.place)) this.#system.close(this.fd);
+    else this.#system.disown(this.fd);
   }
 }
 

@@ -82,10 +82,14 @@ export class ContextParts {
     const times = this.times = new IterationTimes(this.clock, report);
     this.requestPolling = new RequestPolling({ times, ringSpin, trace });
     this.pollMode = new PollMode({ times, spin, ready, trace, notifier, report });
-    this.requests = new ContextRequests({ shim, system, trace, changed, report, requireOpen });
+    const { board, place } = this.notifier;
+    const keepPool = (address: bigint) => board.keepPool(place, address);
+    const requestParts = { shim, system, trace, changed, report, requireOpen, keepPool };
+    this.requests = new ContextRequests(requestParts);
     const { queue } = this.requests;
     const shared = { system, spin, ringSpin, ready, times, notifier, trace };
-    const fdmonParts = { ...shared, requests: queue, liburing };
+    const ringMemory = board.ringMemory(place);
+    const fdmonParts = { ...shared, requests: queue, ringMemory, liburing };
     try {
       this.handlers = new HandlerRegistry(fdmon, fdmonParts, this.pollMode, changed, report);
     } catch (error) {

@@ -33,6 +33,8 @@ export interface ContextRequestParts {
   readonly trace: Trace;
   /** Called when the loop must not sleep on what it knew before. */
   readonly changed: () => void;
+  /** Keeps the address of a thread pool where it is found when this thread is dropped. */
+  readonly keepPool: (address: bigint) => void;
   /** Receives what completions throw. */
   readonly report: (error: unknown) => void;
   /** Throws where the context is disposed. */
@@ -98,8 +100,8 @@ export class ContextRequests {
 
   #openDevice(): RequestDevice {
     const handlers = this.#handlers!;
-    const { shim, system, trace } = this.#parts;
-    const parts = { shim, system, handlers, queue: this.queue, trace };
+    const { shim, system, trace, keepPool } = this.#parts;
+    const parts = { shim, system, handlers, queue: this.queue, trace, keepPool };
     const emulate = () => new EmulatedRequests(parts);
     const ring = handlers.fdmon.requests;
     return ring === null ? emulate() : new RingFallback(ring, emulate);

@@ -91,6 +91,8 @@ export interface EmulationParts {
   readonly handlers: HandlerRegistry;
   readonly queue: RequestQueue;
   readonly trace: Trace;
+  /** Keeps the address of the thread pool where it is found when this thread is dropped. */
+  readonly keepPool: (address: bigint) => void;
 }
 
 /** Carries requests out by readiness and on threads. */
@@ -308,8 +310,8 @@ export class EmulatedRequests implements RequestDevice, WaitingRequests {
   }
 
   #openPool(): WorkerPool {
-    const { shim, system, handlers } = this.#parts;
-    const pool = new WorkerPool(shim, system, { threads: THREADS, capacity: POOL_CAPACITY });
+    const { shim, system, handlers, keepPool: keep } = this.#parts;
+    const pool = new WorkerPool(shim, system, { threads: THREADS, capacity: POOL_CAPACITY, keep });
     try {
       handlers.watch(pool.fd, { ioRead: () => this.#reap() });
     } catch (error) {

@@ -48,6 +48,7 @@ export class EventNotifier implements Disposable {
     const shim = loadShim();
     this.#system = shared ??= new System(shim);
     this.#fd = source === undefined ? this.#system.eventfd() : adopt(shim, source);
+    this.#system.own(this.#fd);
   }
 
   /**

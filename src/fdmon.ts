@@ -34,6 +34,8 @@ export interface FdmonParts {
   /** Hears of completions. */
   readonly requests: RequestQueue;
   readonly trace: Trace;
+  /** Memory for a ring's description, where it is found when this thread is dropped. */
+  readonly ringMemory: BigUint64Array<ArrayBuffer>;
   /** Path of liburing, where the user gave one. */
   readonly liburing?: string;
 }

@@ -84,7 +84,7 @@ export class FdmonIoUring implements Fdmon, RequestDevice {
     this.#queue = parts.requests;
     this.#trace = parts.trace;
     this.#system = parts.system;
-    this.#ring = new Ring(liburing, parts.system);
+    this.#ring = new Ring(liburing, parts.system, parts.ringMemory);
     this.#cancels = new RingCancels(this.#ring, () => this.#nextSqe());
     this.#instant.i32[2] = 1;
     this.#spins = [parts.spin, parts.ringSpin];

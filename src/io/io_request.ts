@@ -181,8 +181,14 @@ export class IoRequests {
     return this.#add(request, signal);
   }
 
+  /** An object of this context closes an fd. */
+  own(fd: number): void {
+    this.#system.own(fd);
+  }
+
   /** Closes an fd, also when the context is disposed. */
   async close(fd: number): Promise<void> {
+    this.#system.disown(fd);
     try {
       this.requireOpen("close");
     } catch {

@@ -20,9 +20,11 @@ export class OwnedFd implements Disposable {
    * Takes an fd over.
    *
    * @param thing what it is, in the words of an error
+   * @param ofThread whether it is closed with the thread; else the process may go on using it
    */
-  constructor(shim: Shim, thing: string, fd: number) {
+  constructor(shim: Shim, thing: string, fd: number, ofThread: boolean = true) {
     this.#system = new System(shim);
+    if (ofThread) this.#system.own(fd);
     this.#thing = thing;
     this.#fd = fd;
   }

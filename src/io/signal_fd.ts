@@ -85,8 +85,8 @@ export class SignalFd implements Disposable {
     const fds = allocateNative(8);
     const flags = SocketFlag.cloexec | SocketFlag.nonblock;
     check(this.#shim.aio_pipe(fds.pointer, flags), "Cannot make a pipe for signals", "pipe2");
-    this.#reader = new OwnedFd(this.#shim, "signals", fds.i32[0]);
-    this.#writer = new OwnedFd(this.#shim, "signals", fds.i32[1]);
+    this.#reader = new OwnedFd(this.#shim, "signals", fds.i32[0], false);
+    this.#writer = new OwnedFd(this.#shim, "signals", fds.i32[1], false);
     const taken: number[] = [];
     for (const [number, name] of this.#names) {
       if (TAKEN_BY_DENO.includes(name)) haveDenoTake(name);

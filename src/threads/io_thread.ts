@@ -7,70 +7,33 @@
  *
  * Invariant: once `join` settles the thread is gone, with all fds and memory its context had.
  */
+import { Board } from "../../ffi/board.ts";
 import { loadShim } from "../../ffi/library.ts";
 import type { Shim } from "../../ffi/shim_symbols.ts";
+import { System } from "../../ffi/system.ts";
 import { AioContext } from "../aio_context.ts";
 import type { RemoteContext } from "../context_notifier.ts";
 import type { AioStats } from "../context_types.ts";
 import type { PollParams } from "../polling_time.ts";
-import type { RunScope } from "../runner.ts";
 import type { TraceEvents, TraceName } from "../trace.ts";
 import { acquireHomeContext, releaseHomeContext } from "./home_context.ts";
 import type {
-  ThreadContextOptions,
   ThreadControls,
+  ThreadEnding,
   ThreadOrder,
   ThreadReport,
 } from "./io_thread_protocol.ts";
+import type { FunctionsOf, IOThreadMain, IOThreadOptions } from "./io_thread_types.ts";
 import type { ExposedFunction } from "./link_end.ts";
+import { MessageDecoder } from "./message_decoder.ts";
 import type { FunctionName, Peer, ResultOf, ValuesOf } from "./peer.ts";
-import { reapThread } from "./thread_remains.ts";
+import { reapThread, type ThreadLibraries } from "./thread_remains.ts";
 import { receiveTrace } from "./trace_receiver.ts";
 
 /** How long a thread that was told to end may take for it. */
 const GRACE_MS = 1_000;
 /** How often it is looked whether a thread is gone that has to be, and one that should not be. */
 const GONE_MS = 1, ALIVE_MS = 200;
-
-/** What the function of a thread is given: its context, name, and `host` of `ctx.run`. */
-export interface IOThreadScope extends RunScope {
-  /** The context that has the thread. */
-  readonly ctx: AioContext;
-  /** The name that the thread was given. */
-  readonly name: string;
-}
-
-/** What a thread can do, by name; with Symbol.asyncDispose, how it ends what it has begun. */
-export type ThreadFunctions =
-  & Readonly<Record<string, ExposedFunction>>
-  & Partial<AsyncDisposable>
-  & Partial<Disposable>;
-
-/** The default function of a thread's module. */
-// deno-lint-ignore no-explicit-any
-export type IOThreadMain<Data = any, Functions = any> = (
-  scope: IOThreadScope,
-  data: Data,
-) => Functions | Promise<Functions>;
-
-/** What the main function of a thread returns. */
-export type FunctionsOf<Main extends IOThreadMain> = Awaited<ReturnType<Main>>;
-
-/** Options of an IOThread. */
-export interface IOThreadOptions<Data = unknown> extends ThreadContextOptions {
-  /** Shown in errors and by debuggers; "IOThread" where not given. */
-  readonly name?: string;
-  /** Handed to the module's function, as postMessage would: shared memory is shared. */
-  readonly data?: Data;
-  /** What of the data is transferred instead of copied. */
-  readonly transfer?: Transferable[];
-  /** Numbers of the processors it runs on; any that this thread may use where not given. */
-  readonly processors?: readonly number[];
-  /** The context that calls it; where not given, one that is attached to Deno's loop. */
-  readonly context?: AioContext;
-  /** Ends the thread while it starts. */
-  readonly signal?: AbortSignal;
-}
 
 /**
  * A thread with a context of its own.
@@ -96,19 +59,20 @@ export class IOThread<Functions = Readonly<Record<string, ExposedFunction>>>
   /** As it was given. */
   readonly name: string;
   readonly #shim: Shim;
+  readonly #libraries: ThreadLibraries;
   readonly #worker: Worker;
   readonly #context: AioContext;
   readonly #ownContext: boolean;
-  readonly #begun = Promise.withResolvers<void>();
   readonly #started = Promise.withResolvers<void>();
   readonly #joined = Promise.withResolvers<void>();
   #remote: RemoteContext<Functions> | null = null;
   #peer: Peer<Functions & ThreadControls> | null = null;
   #thread = 0;
   #state: "starting" | "running" | "ending" | "ended" = "starting";
+  /** Why it is terminated, where that is not asked for. */
+  #failure: { readonly error: unknown } | null = null;
   #grace: ReturnType<typeof setTimeout> | null = null;
   #watch: ReturnType<typeof setInterval> | null = null;
-  #seenGone = false;
 
   private constructor(module: string, options: IOThreadOptions) {
     const { name, context, data, transfer = [], fdmon, pollParams, shim, liburing } = options;
@@ -122,18 +86,19 @@ export class IOThread<Functions = Readonly<Record<string, ExposedFunction>>>
       processors,
     };
     this.#shim = loadShim({ shim });
+    this.#libraries = { shim: this.#shim, liburing };
+    this.#ownContext = context === undefined;
+    this.#context = context ?? acquireHomeContext();
     const entry = new URL("./io_thread_entry.ts", import.meta.url);
     this.#worker = new Worker(entry, { type: "module", name: this.name });
     this.#worker.onmessage = ({ data }) => this.#report(data);
     this.#worker.onerror = (event) => {
       event.preventDefault();
       // It had no time to give anything back.
-      this.#end(event.error ?? new Error(event.message), true);
+      this.#end({ error: event.error ?? new Error(event.message) }, true);
     };
-    this.#ownContext = context === undefined;
-    this.#context = context ?? acquireHomeContext();
     // What goes wrong is told by `join` as well.
-    for (const { promise } of [this.#begun, this.#started]) promise.catch(() => {});
+    this.#started.promise.catch(() => {});
     try {
       this.#worker.postMessage(order, transfer);
     } catch (error) {
@@ -228,14 +193,16 @@ export class IOThread<Functions = Readonly<Record<string, ExposedFunction>>>
   /**
    * Listens to trace events of its context, here.
    *
-   * @param names of the events
+   * @param events their names
    * @param listener called with each; `dropped` is how many were lost before it, for want of room
    * @returns a function that stops it
    */
   async trace<Name extends TraceName>(
-    names: readonly Name[],
+    events: readonly Name[],
     listener: (name: Name, event: TraceEvents[Name], dropped: number) => void,
   ): Promise<() => void> {
+    this.#requireRunning("trace");
+    const names = [...events];
     const { remote, id, stop } = receiveTrace(this.#context, listener as never);
     try {
       await this.#control("trace", "IOThread.trace", remote, id, names);
@@ -245,7 +212,8 @@ export class IOThread<Functions = Readonly<Record<string, ExposedFunction>>>
     }
     return () => {
       stop();
-      if (this.running) this.#controls.send("IOThread.untrace", id);
+      // A thread that ends meanwhile sends nothing more either.
+      this.#control("stop tracing", "IOThread.untrace", id).catch(() => {});
     };
   }
 
@@ -258,7 +226,7 @@ export class IOThread<Functions = Readonly<Record<string, ExposedFunction>>>
   stop(): Promise<void> {
     if (this.#state === "running") {
       this.#state = "ending";
-      this.#controls.send("IOThread.stop");
+      this.#order("stop");
     }
     return this.join();
   }
@@ -271,16 +239,16 @@ export class IOThread<Functions = Readonly<Record<string, ExposedFunction>>>
    */
   terminate(): Promise<void> {
     if (this.#state === "ended" || this.#grace !== null) return this.join();
-    const starting = this.#state === "starting";
     this.#state = "ending";
     this.#grace = setTimeout(() => {
       const error = new Error(
         `Cannot end an IOThread as its function does not return to the loop: ${this.name}`,
       );
-      this.#end(error, true);
+      this.#end({ error }, true);
     }, GRACE_MS);
-    if (!starting || this.#peer !== null) this.#controls.send("IOThread.terminate");
-    else this.#begun.promise.then(() => this.#controls.send("IOThread.terminate"), () => {});
+    // Whichever it comes to first: Deno's messages, or a nested poll() that takes those of links.
+    this.#post("terminate");
+    this.#order("terminate");
     return this.join();
   }
 
@@ -316,50 +284,80 @@ export class IOThread<Functions = Readonly<Record<string, ExposedFunction>>>
     }
   }
 
+  /** Says by the link how to end, behind what was sent before. */
+  async #order(how: ThreadEnding): Promise<void> {
+    try {
+      while (this.#peer !== null && !this.#controls.send(`IOThread.${how}`)) {
+        await this.drained();
+      }
+    } catch {
+      this.#post(how); // The link is closed, as the caller's context is disposed.
+    }
+  }
+
+  /** Says by Deno's messages how to end. */
+  #post(how: ThreadEnding): void {
+    this.#worker.postMessage(how);
+    if (this.#remote === null) return;
+    const { place, generation } = this.#remote;
+    const system = new System(this.#shim);
+    Board.of(this.#shim).wake(place, generation, (fd) => system.signal(fd));
+  }
+
   #requireRunning(verb: string): Peer<Functions> {
     if (this.#state === "running") return this.#peer as unknown as Peer<Functions>;
     throw new TypeError(`Cannot ${verb} an IOThread as it is ${this.#state}: ${this.name}`);
   }
 
   #report(report: ThreadReport): void {
-    if (report.state === "begun") {
+    if (report.state === "born") {
       this.#thread = report.thread;
       this.#watch = setInterval(() => this.#requireAlive(), ALIVE_MS);
       Deno.unrefTimer(this.#watch as unknown as number);
+    } else if (report.state === "begun") {
       this.#remote = report.remote as RemoteContext<Functions>;
-      this.#peer = this.#context.peer(report.remote) as unknown as Peer<Functions & ThreadControls>;
-      this.#begun.resolve();
+      try {
+        const peer = this.#context.peer(report.remote);
+        this.#peer = peer as unknown as Peer<Functions & ThreadControls>;
+      } catch (error) {
+        // The caller's context is disposed, or there are too many links.
+        this.#failure ??= { error };
+        this.terminate();
+      }
     } else if (report.state === "started") {
-      if (this.#state === "starting") this.#state = "running";
+      if (this.#state !== "starting") return;
+      this.#state = "running";
       this.#started.resolve();
-    } else if ("error" in report) this.#end(report.error, false);
-    else this.#end(null, false);
+    } else if (report.error === undefined) this.#end(null, false);
+    else this.#end({ error: new MessageDecoder().decode(report.error.slice(), 1)[0] }, false);
   }
 
-  /** Notices that it ended itself, by Deno.exit or close(). */
+  /** Notices that it is gone without a word, which Deno.exit() makes of it. */
   #requireAlive(): void {
     if (this.#shim.aio_thread_lives(this.#thread) === 1) return;
-    // One that ends in good order says so before; Deno delivers that by the next time at the latest.
-    if (!this.#seenGone) return void (this.#seenGone = true);
-    this.#end(new Error(`The IOThread ended itself: ${this.name}`), true);
+    // Its last word may still be on its way.
+    const error = new Error(`The IOThread ended itself: ${this.name}`);
+    const end = () => this.#end({ error }, true);
+    clearInterval(this.#watch!);
+    this.#watch = setTimeout(end, ALIVE_MS);
   }
 
   /** It has ended, or has to. */
-  async #end(error: unknown, dropped: boolean): Promise<void> {
+  async #end(problem: { readonly error: unknown } | null, dropped: boolean): Promise<void> {
     if (this.#state === "ended") return;
+    const failure = problem ?? this.#failure;
     this.#state = "ended";
     if (this.#grace !== null) clearTimeout(this.#grace);
     if (this.#watch !== null) clearInterval(this.#watch);
     if (dropped) this.#worker.terminate();
     const ended = new TypeError(`Cannot start an IOThread as it was ended: ${this.name}`);
-    this.#begun.reject(error ?? ended);
-    this.#started.reject(error ?? ended);
+    this.#started.reject(failure === null ? ended : failure.error);
     if (!await this.#gone()) this.#reapLater();
-    else if (dropped) reapThread(this.#shim, this.#thread);
+    else reapThread(this.#libraries, this.#thread);
     this.#peer?.[Symbol.dispose]();
     if (this.#ownContext) releaseHomeContext();
-    if (error === null) this.#joined.resolve();
-    else this.#joined.reject(error);
+    if (failure === null) this.#joined.resolve();
+    else this.#joined.reject(failure.error);
   }
 
   /** Waits for the system's thread to end; false where it does not. */
@@ -377,7 +375,7 @@ export class IOThread<Functions = Readonly<Record<string, ExposedFunction>>>
     const timer = setInterval(() => {
       if (this.#shim.aio_thread_lives(this.#thread) === 1) return;
       clearInterval(timer);
-      reapThread(this.#shim, this.#thread);
+      reapThread(this.#libraries, this.#thread);
     }, ALIVE_MS);
     Deno.unrefTimer(timer as unknown as number);
   }

@@ -8,12 +8,8 @@
 import { getAffinity } from "../../ffi/affinity.ts";
 import { loadShim } from "../../ffi/library.ts";
 import type { AioStats } from "../context_types.ts";
-import {
-  type FunctionsOf,
-  IOThread,
-  type IOThreadMain,
-  type IOThreadOptions,
-} from "./io_thread.ts";
+import { IOThread } from "./io_thread.ts";
+import type { FunctionsOf, IOThreadMain, IOThreadOptions } from "./io_thread_types.ts";
 import type { ExposedFunction } from "./link_end.ts";
 import type { FunctionName, ResultOf, ValuesOf } from "./peer.ts";
 
@@ -158,17 +154,27 @@ export class IOThreadPool<Functions = Readonly<Record<string, ExposedFunction>>>
 
   /** Ends all in good order. */
   async stop(): Promise<void> {
-    await Promise.all(this.#members.map(({ thread }) => thread.stop()));
+    await this.#endAll((thread) => thread.stop());
   }
 
   /** Ends all at once. */
   async terminate(): Promise<void> {
-    await Promise.all(this.#members.map(({ thread }) => thread.terminate()));
+    await this.#endAll((thread) => thread.terminate());
   }
 
   /** Stops all. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
+  }
+
+  /** Waits for all, also where one has failed. */
+  async #endAll(end: (thread: IOThread<Functions>) => Promise<void>): Promise<void> {
+    const ends = await Promise.allSettled(this.#members.map(({ thread }) => end(thread)));
+    const errors = ends.flatMap((one) => one.status === "rejected" ? [one.reason] : []);
+    if (errors.length === 1) throw errors[0];
+    if (errors.length > 1) {
+      throw new AggregateError(errors, `${errors.length} threads of a pool failed`);
+    }
   }
 
   /** The member that is next; one that has ended never is. */

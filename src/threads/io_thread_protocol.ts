@@ -28,16 +28,17 @@ export interface ThreadOrder {
   readonly processors: readonly number[];
 }
 
+/** What may follow it where the thread has no link yet, or none any more. */
+export type ThreadEnding = "stop" | "terminate";
+
 /** The messages that come from it; the last is always that it has ended. */
 export type ThreadReport =
-  | {
-    readonly state: "begun";
-    readonly remote: RemoteContext<ThreadControls>;
-    /** Its number in the system. */
-    readonly thread: number;
-  }
+  /** With its number in the system. */
+  | { readonly state: "born"; readonly thread: number }
+  | { readonly state: "begun"; readonly remote: RemoteContext<ThreadControls> }
   | { readonly state: "started" }
-  | { readonly state: "ended"; readonly error?: unknown };
+  /** With what was thrown, encoded as in messages, which Deno's would make a plain Error of. */
+  | { readonly state: "ended"; readonly error?: Uint8Array };
 
 /** Functions that every thread exposes beside those of its module. */
 export interface ThreadControls extends Readonly<Record<string, ExposedFunction>> {

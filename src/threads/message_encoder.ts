@@ -280,11 +280,12 @@ function nameOf(prototype: object): string {
   return typeof name === "string" && name !== "" ? name : "value of a class";
 }
 
-function textOf(cause: unknown): string {
+/** What was thrown as a text, whatever it is. */
+export function textOf(cause: unknown): string {
   try {
     return String(cause);
   } catch {
-    return "a cause that cannot be told";
+    return "something that has no text";
   }
 }
 
