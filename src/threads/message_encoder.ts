@@ -144,6 +144,8 @@ export class MessageEncoder {
   #array(array: readonly unknown[], depth: number): void {
     // A proxy may say anything, and something else the next time.
     const length = Number(array.length) >>> 0;
+    // Each takes a byte at least; not to be found out one by one.
+    if (length > MESSAGE_LIMIT) throw tooLong();
     this.#count(this.#begin(Tag.array), length);
     for (let index = 0; index < length; index++) {
       const value = array[index];
@@ -174,7 +176,7 @@ export class MessageEncoder {
       this.#u32(Number(error.errno));
     }
     const at = this.#length;
-    let cause: unknown;
+    let cause: unknown = "a cause that cannot be read";
     try {
       cause = error.cause;
       this.#put(cause, depth);
