@@ -197,7 +197,10 @@ Deno.test("MessageEncoder: a cause that cannot be told becomes a text, and harms
   const got = sent(circular);
   assertEquals(got.message, "circular");
   const getter = Object.defineProperty(new Error("getter"), "cause", { get: thrown });
-  assertEquals([sent(getter).message, sent(getter).cause], ["getter", "a cause that cannot be read"]);
+  assertEquals([sent(getter).message, sent(getter).cause], [
+    "getter",
+    "a cause that cannot be read",
+  ]);
 });
 
 function thrown(): never {
