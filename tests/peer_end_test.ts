@@ -1,7 +1,7 @@
 /** Links that end, in any state of either side, and iterations inside called functions. */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { loadShim } from "../ffi/library.ts";
-import { Links, LinkSide } from "../ffi/link.ts";
+import { LINKS, Links, LinkSide } from "../ffi/link.ts";
 import { AioContext, AioError, type Peer, type RemoteContext } from "../mod.ts";
 import { eachFdmon } from "./each_fdmon.ts";
 import { pollAll, pollFor, quiesce, rejection, SEED } from "./peer_kit.ts";
@@ -16,7 +16,7 @@ type Any = Record<string, (...values: any[]) => any>;
 function linksInUse(): number {
   const links = new Links(loadShim());
   let count = 0;
-  for (let index = 0; index < 1024; index++) {
+  for (let index = 0; index < LINKS; index++) {
     const link = links.at(index), { number } = link;
     if ([LinkSide.client, LinkSide.server].some((side) => link.isHeldBy(side, number))) count++;
   }
@@ -191,7 +191,7 @@ eachFdmon(
           (side === "client" ? ctx : peer)[Symbol.dispose]();
           quiesce(other);
           // Links are given out in turn, so the last of these has the same memory.
-          for (let count = 0; count < 1024; count++) {
+          for (let count = 0; count < LINKS; count++) {
             stranger?.[Symbol.dispose]();
             quiesce(witness);
             stranger = bystander.peer(watched);
@@ -239,17 +239,17 @@ eachFdmon("ctx.peer: one too many says so, and one that is closed makes room", (
       for (;;) peers.push(ctx.peer(remote));
     },
     AioError,
-    "this process has 1024 links already: close some peers",
+    "this process has 992 links already: close some peers",
   );
-  assertEquals(peers.length, 1024);
+  assertEquals(peers.length, LINKS);
   for (const peer of peers) peer.send("count");
-  pollUntil(other, () => ran === 1024);
+  pollUntil(other, () => ran === LINKS);
   peers.splice(17, 1)[0][Symbol.dispose]();
   assertThrows(() => ctx.peer(remote), AioError, "ENOSPC"); // The server has yet to let go.
   quiesce(other);
   peers.push(ctx.peer(remote));
   peers.at(-1)!.send("count");
-  pollUntil(other, () => ran === 1025);
+  pollUntil(other, () => ran === LINKS + 1);
   for (const peer of peers) peer[Symbol.dispose]();
   quiesce(other);
   assertEquals(linksInUse(), 0);
