@@ -6,6 +6,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { eachFdmon, onIoUring } from "./each_fdmon.ts";
 import {
   allocatedBytes,
+  assertSameBytes,
   assertSameFile,
   client,
   KIB,
@@ -148,7 +149,9 @@ onIoUring("qemu-io: all that goes past the page cache too", async () => {
 });
 
 onIoUring("qemu-img bench: writes at depth 32 with flushes among them", async () => {
-  await using server = await NbdProgram.start("io_uring", await newSparse(SIZE));
-  const words = ["-f", "raw", "-w", "-c", "2000", "-d", "32", "-s", "4096", "--flush-interval=100"];
-  assertMatch(await image("bench", ...words, server.uri()), /Run completed/);
+  const path = await newSparse(SIZE), count = 2000, bytes = 4096;
+  await using server = await NbdProgram.start("io_uring", path);
+  const words = ["-w", "-c", `${count}`, "-d", "32", "-s", `${bytes}`, "--flush-interval=100"];
+  await image("bench", "-f", "raw", ...words, "--pattern=90", server.uri());
+  assertSameBytes(await Deno.readFile(path), new Uint8Array(SIZE).fill(90, 0, count * bytes));
 });
