@@ -89,10 +89,22 @@ const NBD: Need = {
     runs("/usr/bin/python3", ["-c", "import nbd"]),
 };
 
+const E2FSPROGS: Need = {
+  name: "programs for ext4 (mke2fs, e2fsck, debugfs), to test disks that have a filesystem",
+  packages: {
+    "apt-get": ["e2fsprogs"],
+    dnf: ["e2fsprogs"],
+    pacman: ["e2fsprogs"],
+    apk: ["e2fsprogs", "e2fsprogs-extra"],
+  },
+  // Not every user has this folder in PATH.
+  isThere: () => ["mke2fs", "e2fsck", "debugfs"].every((name) => runs(`/usr/sbin/${name}`, ["-V"])),
+};
+
 const NEEDS: Readonly<Record<SetupOptions["for"], readonly Need[]>> = {
   run: [LIBURING],
   bench: [LIBURING, COMPILER, LIBURING_HEADER, FIO],
-  test: [LIBURING, COMPILER, LIBURING_HEADER, ARM64, NBD],
+  test: [LIBURING, COMPILER, LIBURING_HEADER, ARM64, NBD, E2FSPROGS],
 };
 
 const INSTALL: Readonly<Record<PackageManager, readonly string[]>> = {
