@@ -5,7 +5,7 @@ import {
   AioError,
   EventNotifier,
   type IOThreadScope,
-  Peer,
+  type Peer,
   type RemoteContext,
 } from "../mod.ts";
 

@@ -2,7 +2,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { loadShim } from "../ffi/library.ts";
 import { LINKS, Links, LinkSide } from "../ffi/link.ts";
-import { AioContext, AioError, type Peer, type RemoteContext } from "../mod.ts";
+import { type AioContext, AioError, type Peer, type RemoteContext } from "../mod.ts";
 import { eachFdmon } from "./each_fdmon.ts";
 import { pollAll, pollFor, quiesce, rejection, SEED } from "./peer_kit.ts";
 import { pollUntil } from "./poll_until.ts";
