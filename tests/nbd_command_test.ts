@@ -1,7 +1,7 @@
 /** The command `nbd`: it serves, over all kinds of sockets and threads, and ends in good order. */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { cliWords, FOLDER, run } from "./child.ts";
-import { FDMONS } from "./each_fdmon.ts";
+import { eachFdmon } from "./each_fdmon.ts";
 import { Cmd, NbdClient, u32 } from "./nbd_client.ts";
 import { NbdProcess, newSocketPath, openClient, withContext } from "./nbd_process.ts";
 import { newPath, pattern } from "./test_files.ts";
@@ -96,27 +96,21 @@ testWith(
 );
 
 testWith("nbdinfo", "nbd: --direct, --cache and --discard are how files are opened", async () => {
-  const cases: readonly [args: string[], flags: string][] = [
-    [[], ""],
-    [["--direct"], "O_DIRECT"],
-    [["--cache", "none"], "O_DIRECT"],
-    [["--cache", "writethrough"], "O_DSYNC"],
-    [["--cache", "directsync"], "O_DIRECT O_DSYNC"],
-    [["--cache", "unsafe"], ""],
+  const cases: readonly [args: string[], flags: string, trims: boolean][] = [
+    [[], "", true],
+    [["--direct", "--discard", "ignore"], "O_DIRECT", false],
+    [["--cache", "writethrough"], "O_DSYNC", true],
+    [["--cache", "directsync"], "O_DIRECT O_DSYNC", true],
   ];
-  await Promise.all(cases.map(async ([args, flags]) => {
+  await Promise.all(cases.map(async ([args, flags, trims]) => {
     const { server, image } = await startOne(...args);
     await using _ = server;
     assertEquals(openFlags(server, image), [flags], args.join(" "));
     const [{ blockSize }] = server.listening.exports;
     assertEquals((blockSize as number) > 1, flags.startsWith("O_DIRECT"));
-  }));
-  for (const [discard, trims] of [["ignore", false], ["unmap", true]] as const) {
-    const { server } = await startOne("--discard", discard);
-    await using _ = server;
     const { code } = await run(["nbdinfo", "--can", "trim", server.uri]);
-    assertEquals(code === 0, trims);
-  }
+    assertEquals(code === 0, trims, args.join(" "));
+  }));
 });
 
 Deno.test("nbd --read-only: nothing can be changed, not even memory", async () => {
@@ -130,39 +124,37 @@ Deno.test("nbd --read-only: nothing can be changed, not even memory", async () =
   });
 });
 
-for (const fdmon of FDMONS) {
-  Deno.test(`nbd --threads 2: connections are spread, all see the same (${fdmon})`, async () => {
-    const { server } = await startOne("--threads", "2", "--memory", "1M", "--fdmon", fdmon);
-    await using _ = server;
-    assertEquals([server.listening.threads, server.listening.fdmon], [2, fdmon]);
-    const { pid } = server.listening;
-    const threads = [...Deno.readDirSync(`/proc/${pid}/task`)].map(({ name }) =>
-      Deno.readTextFileSync(`/proc/${pid}/task/${name}/comm`).trim()
-    );
-    assert(threads.length > 2, `${threads}`);
-    await withContext(async (ctx) => {
-      for (const name of ["", "memory"]) {
-        const clients = [];
-        for (let at = 0; at < 4; at++) clients.push(await openClient(ctx, server, name));
-        const [first] = clients;
-        await first.ask({ command: Cmd.write, offset: 0, payload: pattern(4096) });
-        for (const client of clients) {
-          const { data } = await client.ask({ command: Cmd.read, offset: 0, length: 4096 });
-          assertEquals(data, pattern(4096));
-        }
-        const { connections, requests, bytesWritten } = await server.stats();
-        // Those of the name before may not be gone yet.
-        assert((connections as number) >= 4, `${connections}`);
-        const sum = name === "" ? 1 : 2;
-        const { read, write } = requests as Record<string, number>;
-        assertEquals([write, read, bytesWritten], [sum, 4 * sum, 4096 * sum]);
-        for (const client of clients) await client.socket.close();
+eachFdmon("nbd --threads 2: connections are spread, all see the same", async (_, fdmon) => {
+  const { server } = await startOne("--threads", "2", "--memory", "1M", "--fdmon", fdmon);
+  await using __ = server;
+  assertEquals([server.listening.threads, server.listening.fdmon], [2, fdmon]);
+  const { pid } = server.listening;
+  const threads = [...Deno.readDirSync(`/proc/${pid}/task`)].map(({ name }) =>
+    Deno.readTextFileSync(`/proc/${pid}/task/${name}/comm`).trim()
+  );
+  assert(threads.length > 2, `${threads}`);
+  await withContext(async (ctx) => {
+    for (const name of ["", "memory"]) {
+      const clients = [];
+      for (let at = 0; at < 4; at++) clients.push(await openClient(ctx, server, name));
+      const [first] = clients;
+      await first.ask({ command: Cmd.write, offset: 0, payload: pattern(4096) });
+      for (const client of clients) {
+        const { data } = await client.ask({ command: Cmd.read, offset: 0, length: 4096 });
+        assertEquals(data, pattern(4096));
       }
-    });
-    const { code, stdout, stderr } = await server.stop();
-    assertEquals([code, JSON.parse(stdout).accepted], [0, 8], stderr);
+      const { connections, requests, bytesWritten } = await server.stats();
+      // Those of the name before may not be gone yet.
+      assert((connections as number) >= 4, `${connections}`);
+      const sum = name === "" ? 1 : 2;
+      const { read, write } = requests as Record<string, number>;
+      assertEquals([write, read, bytesWritten], [sum, 4 * sum, 4096 * sum]);
+      for (const client of clients) await client.socket.close();
+    }
   });
-}
+  const { code, stdout, stderr } = await server.stop();
+  assertEquals([code, JSON.parse(stdout).accepted], [0, 8], stderr);
+}, ["io_uring", "epoll"]);
 
 for (const threads of ["1", "2"]) {
   Deno.test(`nbd --shared 2: a third client waits for its turn (${threads} threads)`, async () => {
@@ -221,32 +213,25 @@ Deno.test("nbd --address: on loopback without a word, beyond it with a warning",
 });
 
 Deno.test("nbd: errors of the start are one line, and nothing is left behind", async () => {
-  const image = newImage(), socket = newSocketPath(), pidFile = newPath();
-  const notASocket = newImage(), folder = FOLDER;
-  const readable = newImage();
+  const image = newImage(), notASocket = newImage(), far = "203.0.113.1:1";
   const cases: readonly [args: string[], message: string][] = [
-    [["--socket", socket, `${image}.none`], "ENOENT"],
-    [["--socket", socket, image, folder], "EISDIR"],
-    [["--socket", socket, "--read-only", image, folder], "no file and no block device"],
-    [["--socket", socket, "--threads", "2", image, `${image}.none`], "ENOENT"],
+    [[image, `${image}.none`], "ENOENT"],
+    [["--read-only", image, FOLDER], "no file and no block device"],
+    [["--threads", "2", image, `${image}.none`], "ENOENT"],
+    [["--pid-file", `${FOLDER}/none/pid`, image], "Cannot write --pid-file"],
+    [["--threads", "2", "--address", far, image], "EADDRNOTAVAIL"],
     [["--socket", notASocket, image], "EADDRINUSE"],
-    [["--socket", `${folder}/none/socket`, image], "ENOENT"],
-    [["--socket", socket, "--pid-file", `${folder}/none/pid`, image], "Cannot write --pid-file"],
-    [
-      ["--socket", socket, "--pid-file", pidFile, "--address", "203.0.113.1:1", image],
-      "EADDRNOTAVAIL",
-    ],
-    [["--socket", socket, "--threads", "2", "--address", "203.0.113.1:1", image], "EADDRNOTAVAIL"],
-    [["--socket", socket, "--direct", "/proc/version"], "EINVAL"],
   ];
-  for (const [args, message] of cases) {
-    const { code, stdout, stderr } = await run(cliWords(["nbd", "--json", ...args]));
+  await Promise.all(cases.map(async ([args, message]) => {
+    const socket = newSocketPath();
+    const words = cliWords(["nbd", "--json", "--socket", socket, ...args]);
+    const { code, stdout, stderr } = await run(words);
     assertEquals([code, stdout], [1, ""], stderr);
     assertMatch(stderr, /^error: [^\n]*\n$/);
     assertStringIncludes(stderr, message);
-    assertEquals([isThere(socket), isThere(pidFile)], [false, false], args.join(" "));
-  }
-  assert(Deno.lstatSync(notASocket).isFile && Deno.lstatSync(readable).isFile);
+    assert(!isThere(socket), args.join(" "));
+  }));
+  assert(Deno.lstatSync(notASocket).isFile);
 });
 
 for (const threads of ["1", "2"]) {
@@ -254,38 +239,43 @@ for (const threads of ["1", "2"]) {
     const pidFile = newPath();
     const { server, socket, image } = await startOne("--threads", threads, "--pid-file", pidFile);
     assertEquals(Deno.readTextFileSync(pidFile), `${server.listening.pid}\n`);
-    let answered = 0;
+    const answered: number[] = [];
     await withContext(async (ctx) => {
       await using client = await openClient(ctx, server, "", "simple");
       for (let at = 0; at < 200; at++) {
         const payload = pattern(4096, at);
         await client.sendRequest({ command: Cmd.write, cookie: at, offset: at * 4096, payload });
       }
-      assertEquals((await client.chunk()).type, 1);
+      answered.push(Number((await client.chunk()).cookie));
       server.kill("SIGTERM");
-      // Up to the end, and that comes after a whole reply.
-      for (answered = 1;; answered++) {
-        const bytes = new Uint8Array(16);
-        let length = 0;
-        for (let count; length < 16; length += count) {
-          count = await client.socket.recv(bytes.subarray(length)).catch(() => 0);
-          if (count === 0) break;
-        }
-        if (length === 0) break;
-        assertEquals([length, new DataView(bytes.buffer).getUint32(4)], [16, 0]);
-      }
+      for (let reply; (reply = await nextCookie(client)) !== null;) answered.push(reply);
     });
     const { code, stdout } = await server.ended();
     const { event, connections, requests } = JSON.parse(stdout);
     assertEquals([code, event, connections], [0, "ended", 0]);
-    // Each that was begun was answered.
-    assertEquals(requests.write, answered);
+    // Each that was begun was answered; half of one more may have come.
+    assert(requests.write - answered.length <= 1, `${requests.write}, ${answered.length}`);
     assertEquals([isThere(socket), isThere(pidFile)], [false, false]);
-    for (let at = 0; at < 1; at++) {
-      const bytes = Deno.readFileSync(image).subarray(at * 4096, (at + 1) * 4096);
-      assertEquals(bytes, pattern(4096, at));
+    const bytes = Deno.readFileSync(image);
+    for (const at of answered) {
+      assertEquals(bytes.subarray(at * 4096, (at + 1) * 4096), pattern(4096, at));
     }
   });
+}
+
+/** The cookie of the next simple reply, which is whole; null at the end. */
+async function nextCookie({ socket }: NbdClient): Promise<number | null> {
+  const bytes = new Uint8Array(16);
+  let length = 0;
+  while (length < bytes.length) {
+    const count = await socket.recv(bytes.subarray(length)).catch(() => 0);
+    if (count === 0) break;
+    length += count;
+  }
+  if (length === 0) return null;
+  const view = new DataView(bytes.buffer);
+  assertEquals([length, view.getUint32(4)], [16, 0]);
+  return Number(view.getBigUint64(8));
 }
 
 Deno.test("nbd: a second signal ends it at once, without a trace", async () => {
@@ -422,4 +412,12 @@ testWith("python3", "nbd: activation that cannot be is an error", async () => {
   assertStringIncludes(many.stderr, "error: Cannot take sockets over as LISTEN_FDS is not 1 to");
   assert(none.code !== 0);
   assertMatch(none.stderr, /^error: [^\n]*fd 4[^\n]*\n$/);
+});
+
+Deno.test("nbd: sockets that are for a foreign process are left alone", async () => {
+  const socket = newSocketPath(), image = newImage();
+  // The numbers of another process are what a child finds whose parent did not clear them.
+  const before = ["env", "LISTEN_PID=1", "LISTEN_FDS=1"];
+  await using server = await NbdProcess.start(["--socket", socket, image], { before });
+  assertEquals(server.listening.uris, [`nbd+unix:///?socket=${socket}`]);
 });

@@ -13,7 +13,7 @@ import type { DiskPlan } from "./nbd_plan.ts";
 import { sayListening, sayStats } from "./nbd_report.ts";
 import type { DiskOrder } from "./nbd_service.ts";
 import { openServing } from "./nbd_serving.ts";
-import { closeDoor, openDoors } from "./nbd_sockets.ts";
+import { openDoors } from "./nbd_sockets.ts";
 
 /** The exit code of a program that a signal has ended is above this by the signal's number. */
 const SIGNAL_EXIT = 128;
@@ -38,12 +38,9 @@ async function serve(
   options: NbdOptions,
 ): Promise<void> {
   await using opened = new AsyncDisposableStack();
-  /** Removes what is to be seen of this server in the filesystem; more than once does no harm. */
-  const removals: (() => void)[] = [];
   const ended = Promise.withResolvers<void>();
   opened.use(heedSignals(ctx, {
     end: ended.resolve,
-    endAtOnce: () => removals.forEach((remove) => remove()),
     tell: async () => sayStats("stats", await serving.stats(), options),
   }));
   const disks = options.disks.map((plan) => orderOf(plan, options, opened));
@@ -57,13 +54,13 @@ async function serve(
   opened.defer(() => acceptor.close());
   const doors = await openDoors(ctx, host, options);
   opened.defer(async () => {
-    for (const door of doors) await closeDoor(door);
+    // Before anything is waited for, so that a second signal finds nothing left.
+    for (const { remove } of doors) remove();
+    for (const { listener } of doors) await listener.close();
   });
-  removals.push(...doors.map(({ remove }) => remove));
   const { pidFile } = options;
   if (pidFile !== undefined) {
     writePidFile(pidFile);
-    removals.push(() => removePidFile(pidFile));
     opened.defer(() => removePidFile(pidFile));
   }
   for (const { listener } of doors) acceptor.accept(listener);
@@ -75,12 +72,11 @@ async function serve(
 /** What signals ask for. */
 interface SignalActions {
   readonly end: () => void;
-  readonly endAtOnce: () => void;
   readonly tell: () => Promise<void>;
 }
 
 /** Does what signals ask for, until it is disposed. */
-function heedSignals(ctx: AioContext, { end, endAtOnce, tell }: SignalActions): Disposable {
+function heedSignals(ctx: AioContext, { end, tell }: SignalActions): Disposable {
   const signals = new SignalFd(["SIGINT", "SIGTERM", "SIGUSR1"]);
   let ending = false;
   const ioRead = (): void => {
@@ -88,10 +84,7 @@ function heedSignals(ctx: AioContext, { end, endAtOnce, tell }: SignalActions): 
     if (signal === undefined) return;
     // While it begins or ends there is nothing to be told.
     if (signal === "SIGUSR1") return void tell().catch(() => {});
-    if (ending) {
-      endAtOnce();
-      Deno.exit(SIGNAL_EXIT + (signal === "SIGINT" ? SIGINT : SIGTERM));
-    }
+    if (ending) Deno.exit(SIGNAL_EXIT + (signal === "SIGINT" ? SIGINT : SIGTERM));
     ending = true;
     end();
   };

@@ -49,7 +49,10 @@ export async function openDoors(
     if (doors.length === 0) doors.push(openAt(ctx, DEFAULT_ADDRESS));
     return doors;
   } catch (error) {
-    for (const door of doors) await closeDoor(door);
+    for (const { listener, remove } of doors) {
+      remove();
+      await listener.close();
+    }
     // What the socket layer says of an address is about an option.
     const isBad = error instanceof TypeError || error instanceof RangeError;
     throw isBad ? new UsageError(error.message) : error;
@@ -129,12 +132,6 @@ function removeSocket(path: string, ino: number | null): void {
   } catch {
     // Somebody was faster.
   }
-}
-
-/** Ends one: its path is gone first, so that nobody finds it who is not going to be heard. */
-export async function closeDoor({ listener, remove }: Door): Promise<void> {
-  remove();
-  await listener.close();
 }
 
 function uriOf(address: SocketAddress): string {
