@@ -12,7 +12,7 @@
  * - `generation`: one more for each context that has had the place; written by `claim` likewise.
  * - `owner`: the thread whose context it is, 0 for a place that is free; RETIRED where a thread ended
  *   inside a wake-up, and nobody can know any more whether it will write to the eventfd.
- * - `ring`, `pool`: what has to be given back of it where the thread is dropped: written by it alone.
+ * - `ring`, `pool`, `waiter...`: what has to be given back of it where the thread is dropped: written by it alone.
  * - `groups`, `links`: a bit for each link on which something is new. Set by whoever has put it there,
  *   the link's first; taken by the loop, the groups' first. So a bit that is set is found or will be.
  */
@@ -37,7 +37,9 @@ export const PlaceWord = {
   links: PLACE.links / 4,
   ring: PLACE.ring / 4,
   pool: PLACE.pool / 4,
+  waiterFd: PLACE.waiter_fd / 4,
 } as const;
+const WAITER_INODE = PLACE.waiter_inode / 8;
 
 /** 64-bit words of a ring. */
 const RING_U64S = (PLACE.pool - PLACE.ring) / 8;
@@ -66,6 +68,7 @@ export class Board {
   readonly #shim: Shim;
   readonly #address: bigint;
   readonly #u32: Uint32Array<ArrayBuffer>;
+  readonly #f64: Float64Array<ArrayBuffer>;
   #next = 0;
   /** Closed places where a thread is inside a wake-up that it never leaves. */
   readonly #stuck = new Set<number>();
@@ -76,6 +79,7 @@ export class Board {
     this.id = Number(this.#address);
     this.words = mapWords(this.#address, PLACES * PLACE_WORDS);
     this.#u32 = new Uint32Array(this.words.buffer);
+    this.#f64 = new Float64Array(this.words.buffer);
   }
 
   /** The board of a shim. */
@@ -145,6 +149,18 @@ export class Board {
   /** Keeps the address of a context's thread pool; 0 where it has none any more. */
   keepPool(base: number, address: bigint): void {
     storeU64(this.#u32, base + PlaceWord.pool, address);
+  }
+
+  /** Keeps an fd that Deno closes, as a rule, when a thread is dropped; inode 0 where there is none. */
+  keepWaiter(base: number, fd: number, inode: number): void {
+    this.words[base + PlaceWord.waiterFd] = fd;
+    this.#f64[base / 2 + WAITER_INODE] = inode;
+  }
+
+  /** The fd of a waiting thread's socket that is open still; -1 where there is none. */
+  waiter(base: number): number {
+    const fd = this.words[base + PlaceWord.waiterFd], inode = this.#f64[base / 2 + WAITER_INODE];
+    return inode !== 0 && this.#shim.aio_fd_inode(fd) === inode ? fd : -1;
   }
 
   /** The address of a context's thread pool, or null. */

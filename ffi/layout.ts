@@ -114,5 +114,7 @@ export const PlaceLayout = {
     links: 132,
     ring: 256,
     pool: 472,
+    waiter_inode: 480,
+    waiter_fd: 488,
   },
 } as const;

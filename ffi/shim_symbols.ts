@@ -90,6 +90,8 @@ export const shimSymbols = {
   aio_map: { parameters: ["pointer", "f64", "i32", "f64"], result: "i32" },
   // int32_t aio_unmap(void *address, double length)
   aio_unmap: { parameters: ["pointer", "f64"], result: "i32" },
+  // double aio_fd_inode(int32_t fd)
+  aio_fd_inode: { parameters: ["i32"], result: "f64" },
   // int32_t aio_fd_status(int32_t fd, double *status)
   aio_fd_status: { parameters: ["i32", "pointer"], result: "i32" },
   // int32_t aio_sendmsg(int32_t fd, const void *message, int32_t flags)

@@ -29,6 +29,7 @@ interface HostProcess {
 /** Waits on a thread of its own. */
 export class Waiter {
   readonly #shim: Shim;
+  readonly #keep: (fd: number, inode: number) => void;
   readonly #socket: HostSocket;
   readonly #until = allocateNative(8);
   /** The C side; null once it is freed. */
@@ -38,16 +39,20 @@ export class Waiter {
    * Starts the thread.
    *
    * @param fired called when an fd is ready or the time is up
+   * @param keep is given the end of the thread's socket that Deno closes, and that end's inode; 0
+   *   where there is none any more
    * @throws {AioError} when there is no thread or fd to be had
    */
-  constructor(shim: Shim, fired: () => void) {
+  constructor(shim: Shim, fired: () => void, keep: (fd: number, inode: number) => void) {
     this.#shim = shim;
+    this.#keep = keep;
     const fd = allocateNative(8), handle = allocateNative(8);
     const opened = shim.aio_waiter_open(fd.pointer, handle.pointer);
     if (opened < 0) {
       throw new AioError("Cannot start a thread that waits", "pthread_create", -opened);
     }
     this.#waiter = Deno.UnsafePointer.create(new BigUint64Array(handle.buffer)[0]);
+    keep(fd.i32[0], shim.aio_fd_inode(fd.i32[0]));
     // Loaded with the first attached context only.
     const { process } = globalThis as unknown as { process: HostProcess };
     const { Socket } = process.getBuiltinModule("node:net");
@@ -92,6 +97,7 @@ export class Waiter {
     if (this.#waiter === null) return;
     this.#shim.aio_waiter_close(this.#waiter);
     this.#waiter = null;
+    this.#keep(0, 0);
     this.#socket.destroy();
   }
 

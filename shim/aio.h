@@ -182,6 +182,7 @@ AIO_EXPORT int32_t aio_read(int32_t fd, void *buffer, uint32_t length);
 AIO_EXPORT int32_t aio_map(void *address, double length, int32_t fd,
 			   double offset);
 AIO_EXPORT int32_t aio_unmap(void *address, double length);
+AIO_EXPORT double aio_fd_inode(int32_t fd);
 AIO_EXPORT int32_t aio_fd_status(int32_t fd, double *status);
 
 AIO_EXPORT int32_t aio_sendmsg(int32_t fd, const void *message, int32_t flags);
@@ -237,6 +238,8 @@ struct aio_place {
 	uint32_t links[31];          /* 132: bits of links with something new */
 	_Alignas(64) uint64_t ring[27]; /* 256: struct io_uring, or zeros */
 	uint64_t pool;               /* 472: of the thread pool, or 0 */
+	double waiter_inode;         /* 480: of the next, or 0 */
+	int32_t waiter_fd;           /* 488: Deno's end of a waiter's socket */
 };
 
 /* Fds whose owners are known, by number. */

@@ -161,6 +161,16 @@ int32_t aio_map(void *address, double length, int32_t fd, double offset)
 	return error;
 }
 
+/* Tells one open file from others, if they are sockets; or -errno. */
+double aio_fd_inode(int32_t fd)
+{
+	struct statx seen;
+
+	if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_INO, &seen))
+		return -errno;
+	return (double)seen.stx_ino;
+}
+
 /* The mode of an open file; its size and the size of its pages or blocks. */
 int32_t aio_fd_status(int32_t fd, double *status)
 {

@@ -10,6 +10,7 @@
 import type { Shim } from "../ffi/shim_symbols.ts";
 import type { System } from "../ffi/system.ts";
 import { Waiter } from "../ffi/waiter.ts";
+import type { ContextNotifier } from "./context_notifier.ts";
 import type { Iteration } from "./iteration.ts";
 import type { IterationTimes } from "./iteration_times.ts";
 
@@ -19,6 +20,7 @@ export interface DelegatedSleepParts {
   readonly system: System;
   readonly iteration: Iteration;
   readonly times: IterationTimes;
+  readonly notifier: ContextNotifier;
 }
 
 /** Sleeps of one context. */
@@ -81,12 +83,14 @@ export class DelegatedSleep {
   }
 
   #openWaiter(): Waiter {
-    return new Waiter(this.#parts.shim, () => {
+    const { shim, notifier: { board, place } } = this.#parts;
+    const fired = () => {
       // The byte may have been on its way when the sleep ended otherwise.
       const woken = this.#woken;
       this.end();
       woken?.();
-    });
+    };
+    return new Waiter(shim, fired, (fd, inode) => board.keepWaiter(place, fd, inode));
   }
 
   /** Ends the thread. */

@@ -46,6 +46,10 @@ function reapPlace({ shim, liburing }: ThreadLibraries, place: number): void {
     board.keepPool(place, 0n);
     shim.aio_pool_abandon(pool);
   }
+  // Its thread gives the rest back, and ends.
+  const waiter = board.waiter(place);
+  if (waiter !== -1) shim.aio_close(waiter);
+  board.keepWaiter(place, 0, 0);
   // The eventfd is among those of the thread.
   const fd = board.words[place + PlaceWord.fd];
   if (!board.release(place)) system.disown(fd);
