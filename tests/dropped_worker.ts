@@ -39,11 +39,12 @@ self.onmessage = async ({ data }) => {
     never: () => new Promise<void>(() => {}),
     block: () => void ctx.poll(true),
   });
-  const passing = new EventNotifier(), closed = passing.fd;
-  passing[Symbol.dispose]();
   ctx.attach();
   if (state === "busy" || state === "files") await makeBusy(ctx, path, state === "files");
   if (state !== "attached" && state !== "blocked") ctx.detach();
+  // Its number is somebody else's soon.
+  const passing = new EventNotifier(), closed = passing.fd;
+  passing[Symbol.dispose]();
   self.postMessage({ thread: loadShim().aio_thread_id(), remote, closed });
 };
 

@@ -88,8 +88,9 @@ for (const fdmon of FDMONS) {
       const { thread, remote, closed } = await dropped.begin({ fdmon, state, path: FILE });
       using peer = ctx.peer(remote);
       const call = rejection(peer.call("never"));
-      // Whoever has the number now is not to lose it.
-      using stranger = new EventNotifier();
+      // Whoever has the number now, which need not be this project, is not to lose it.
+      const strangers: number[] = [];
+      do strangers.push(shim.aio_eventfd()); while (strangers.at(-1)! < closed);
       if (state === "blocked") {
         peer.send("block");
         dropped.worker.terminate(); // Which ends no thread that is blocked, until it is woken.
@@ -107,9 +108,10 @@ for (const fdmon of FDMONS) {
       reapThread({ shim }, thread);
       assert(await call instanceof TypeError, "a hung peer");
       assertEquals(boardWords[remote.place + PlaceWord.owner], 0, "its place is free");
-      stranger.set();
-      assert(stranger.testAndClear(), `fd ${stranger.fd} is somebody else's now, ${closed}`);
-      stranger[Symbol.dispose]();
+      for (const fd of strangers) {
+        assertEquals(shim.aio_eventfd_signal(fd), 8, `fd ${fd}, ${closed} was given up`);
+        shim.aio_close(fd);
+      }
       await until(() => more(before).length === 0, `left: ${more(before).join(" ")}`);
       reapThread({ shim }, thread); // There is nothing more to be done.
       assertEquals(more(before), []);
