@@ -70,6 +70,10 @@ export default async function main({ ctx, name, host }: IOThreadScope, data: Thr
       await new Promise((resolve) => setTimeout(resolve, 1));
       fail(how);
     },
+    /** Returns to the loop when it is told. */
+    spin: () => {
+      while (Atomics.load(data.counter!, 0) === 0);
+    },
     /** In the loop of Deno, in place of the context's. */
     fetch: () => host(new Promise<string>((resolve) => setTimeout(() => resolve("fetched"), 3))),
     /** A poll() inside a call. */

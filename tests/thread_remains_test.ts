@@ -3,36 +3,22 @@ import { assert, assertEquals } from "@std/assert";
 import { loadShim } from "../ffi/library.ts";
 import { AioContext, EventNotifier } from "../mod.ts";
 import { reapThread } from "../src/threads/thread_remains.ts";
-import { newFolder } from "./child.ts";
 import { boardWords, PlaceWord } from "./context_place.ts";
 import type { DropOrder, DropReport } from "./dropped_worker.ts";
 import { FDMONS } from "./each_fdmon.ts";
-import { ringMappings } from "./open_files.ts";
+import { FILE, held } from "./io_thread_kit.ts";
 import { rejection } from "./peer_kit.ts";
 
-const FILE = `${newFolder()}/file`;
-Deno.writeFileSync(FILE, new Uint8Array(1 << 16));
 const shim = loadShim();
 /** Longest that a thread may take to be gone. */
 const GONE_MS = 10_000;
 
-/** Open fds by what they are, but those of Deno itself. */
-function held(): Map<string, number> {
-  const kinds = new Map([["mappings of rings", ringMappings()]]);
-  for (const { name } of Deno.readDirSync("/proc/self/fd")) {
-    try {
-      const kind = Deno.readLinkSync(`/proc/self/fd/${name}`).replace(/\d+/g, "");
-      kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
-    } catch {
-      // The fd that reads the folder is gone by now.
-    }
-  }
-  return kinds;
-}
-
-function more(before: Map<string, number>): [string, number][] {
-  return [...held()].map(([kind, count]) => [kind, count - (before.get(kind) ?? 0)] as const)
-    .filter(([, count]) => count > 0).map(([kind, count]) => [kind, count]);
+/** What there is more of than before, and how much. */
+function more(before: Record<string, number>): [string, number][] {
+  return Object.entries(held()).map(([kind, count]): [string, number] => [
+    kind,
+    count - (before[kind] ?? 0),
+  ]).filter(([, count]) => count > 0);
 }
 
 async function until(done: () => boolean, what: string): Promise<void> {
@@ -134,7 +120,7 @@ Deno.test("reapThread: leaves alone what other threads have", async () => {
   ctx.setFdHandler(notifier.fd, null);
   using late = ctx.peer(remote);
   assert(await rejection(late.call("never")) instanceof TypeError);
-  for (const [kind, count] of before) {
-    assert(held().get(kind)! >= count || /^\/|pipe/.test(kind), kind);
+  for (const [kind, count] of Object.entries(before)) {
+    assert(held()[kind] >= count || /^\/|pipe/.test(kind), kind);
   }
 });
