@@ -57,7 +57,7 @@ function make() {
   const report = (error: unknown) => void reported.push(error);
   const close = (fd: number) => void closed.push(fd);
   const queue = new RequestQueue(() => device, () => {}, new Trace(report), report, close);
-  const system = { calls: 0, close } as unknown as System;
+  const system = { calls: 0, close, own() {}, disown() {} } as unknown as System;
   const cached = { read: () => false } as unknown as CachedReads;
   const io = new IoRequests({
     system,

@@ -30,6 +30,8 @@ import type { FunctionName, Peer, ResultOf, ValuesOf } from "./peer.ts";
 import { reapThread, type ThreadLibraries } from "./thread_remains.ts";
 import { receiveTrace } from "./trace_receiver.ts";
 
+/** The module that its Worker begins with. */
+const ENTRY = new URL("./io_thread_entry.ts", import.meta.url);
 /** How long a thread that was told to end may take for it. */
 const GRACE_MS = 1_000;
 /** How often it is looked whether a thread is gone that has to be, and one that should not be. */
@@ -89,8 +91,12 @@ export class IOThread<Functions = Readonly<Record<string, ExposedFunction>>>
     this.#libraries = { shim: this.#shim, liburing };
     this.#ownContext = context === undefined;
     this.#context = context ?? acquireHomeContext();
-    const entry = new URL("./io_thread_entry.ts", import.meta.url);
-    this.#worker = new Worker(entry, { type: "module", name: this.name });
+    try {
+      this.#worker = new Worker(ENTRY, { type: "module", name: this.name });
+    } catch (error) {
+      if (this.#ownContext) releaseHomeContext();
+      throw error;
+    }
     this.#worker.onmessage = ({ data }) => this.#report(data);
     this.#worker.onerror = (event) => {
       event.preventDefault();
