@@ -2,25 +2,9 @@
  * One io_uring instance: liburing sets it up, enters it and tears it down; SQEs are written and
  * CQEs read here, in the mapped rings.
  *
- * Setup prefers SINGLE_ISSUER + DEFER_TASKRUN with TASKRUN_FLAG: completions cost no interrupt of
- * the running thread, and a flag in the SQ ring says when there is something to fetch, which the
- * spin watches. Older kernels get COOP_TASKRUN, then nothing special. What bench/ring_flags.ts has
- * measured under Linux 6.18 on two shared cores: from an eventfd's write to the answer of a thread
- * that spins, where a spin finds the completion (in the CQ tail within a millisecond of the flag),
- * and polls armed, completed and read out in a second.
- *
- * | setup flags                  | spinning, ns | CQ tail          | SQ flags | polls, 1/s |
- * | ---------------------------- | ------------ | ---------------- | -------- | ---------- |
- * | none                         | 13,100       | 100 %            | never    | 617,000    |
- * | SINGLE_ISSUER                | 13,200       | 100 %            | never    | 635,000    |
- * | COOP_TASKRUN                 | 3,938,000    | at the next tick | never    | 631,000    |
- * | COOP_TASKRUN, TASKRUN_FLAG   | 2,300        | 28 %             | 100 %    | 703,000    |
- * | DEFER_TASKRUN                | for ever     | never            | never    | 822,000    |
- * | DEFER_TASKRUN, TASKRUN_FLAG  | 1,900        | never            | 100 %    | 820,000    |
- *
- * A thread that sleeps wakes up as fast with all of them. NO_IOWAIT is set where a loop waits for
- * events, lest it counts as one that waits for a disk. Registering the ring's
- * fd makes an empty enter about 50 ns of 270 shorter, which is nothing beside a wake-up.
+ * How it is set up stands in ring_setup.ts. NO_IOWAIT is set where a loop waits for events, lest it
+ * counts as one that waits for a disk. Registering the ring's fd makes an empty enter about 50 ns of
+ * 270 shorter, which is nothing beside a wake-up.
  *
  * Invariant: between calls the SQ tail in shared memory covers every SQE pushed, so
  * `unsubmitted` is what the next enter takes. Only the thread that made the ring may use it. What
@@ -31,25 +15,9 @@ import { RingLayout } from "./layout.ts";
 import type { Liburing } from "./liburing_symbols.ts";
 import { allocateNative, mapWords, storeU64 } from "./memory.ts";
 import { RingRegistrations } from "./ring_registrations.ts";
-import { SQE_WORDS, SqeFlag, SqeOp, SqeWord } from "./sqe.ts";
+import { NEEDED_OPS, REFUSAL_ADVICE, SETUP_CHOICES, SetupFlag } from "./ring_setup.ts";
+import { SQE_WORDS, SqeFlag, SqeWord } from "./sqe.ts";
 import type { System } from "./system.ts";
-
-/** Opcodes without which a ring is of no use. */
-const NEEDED_OPS: Readonly<Record<string, number>> = {
-  pollAdd: SqeOp.pollAdd,
-  pollRemove: SqeOp.pollRemove,
-  asyncCancel: SqeOp.asyncCancel,
-};
-
-/** Flags of io_uring_setup(2). */
-export const SetupFlag = {
-  cqSize: 1 << 3,
-  clamp: 1 << 4,
-  coopTaskrun: 1 << 8,
-  taskrunFlag: 1 << 9,
-  singleIssuer: 1 << 12,
-  deferTaskrun: 1 << 13,
-} as const;
 
 /** Bits of the SQ ring's flags word, written by the kernel. */
 export const SqFlag = { cqOverflow: 2, taskrun: 4 } as const;
@@ -99,19 +67,6 @@ const PROBE_OP_BYTES = RingLayout.io_uring_probe_op.sizeof;
 const PROBE_OPS_AT = RingLayout.io_uring_probe.ops;
 const PROBE_FLAGS = RingLayout.io_uring_probe_op.flags;
 const OP_SUPPORTED = 1;
-
-/** Who may be behind a refusal; other errors have their usual advice. */
-const REFUSAL_ADVICE: Readonly<Record<number, string>> = {
-  [Errno.EPERM]: "a seccomp filter, as containers have by default, or the sysctl " +
-    "kernel.io_uring_disabled forbids it",
-  [Errno.ENOSYS]: "this kernel has no io_uring, or a seccomp filter hides it",
-};
-
-const SETUP_CHOICES = [
-  SetupFlag.singleIssuer | SetupFlag.deferTaskrun | SetupFlag.taskrunFlag,
-  SetupFlag.coopTaskrun | SetupFlag.taskrunFlag,
-  0,
-];
 
 /** Addresses the spin watches. */
 export interface RingAddresses {

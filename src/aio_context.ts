@@ -25,7 +25,8 @@ import {
   requireFunction,
 } from "./context_types.ts";
 import type { HandlerRegistry } from "./handler_registry.ts";
-import { AioFile, type OpenFileOptions } from "./io/aio_file.ts";
+import { AioFile } from "./io/aio_file.ts";
+import type { OpenFileOptions } from "./io/open_path.ts";
 import type { AioBuffers } from "./io/buffers.ts";
 import type { AioListener } from "./io/listener.ts";
 import type { RequestOptions } from "./io/operation.ts";

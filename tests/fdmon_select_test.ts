@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { closeSync, openSync } from "node:fs";
 import { Errno } from "../ffi/errno.ts";
-import { SetupFlag } from "../ffi/ring.ts";
+import { SetupFlag } from "../ffi/ring_setup.ts";
 import { AioContext, EventNotifier } from "../mod.ts";
 import { type Environment, importLine, programWords, run } from "./child.ts";
 import { compileLibrary } from "./compile.ts";

@@ -2,7 +2,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { PlaceLayout, RingLayout, SocketLayout, SpinLayout, SystemLayout } from "../ffi/layout.ts";
 import { addressOfShared } from "../ffi/memory.ts";
-import { SetupFlag, SqFlag } from "../ffi/ring.ts";
+import { SqFlag } from "../ffi/ring.ts";
+import { SetupFlag } from "../ffi/ring_setup.ts";
 import { MessageFlag } from "../ffi/message.ts";
 import {
   Fcntl,

@@ -18,7 +18,7 @@ import {
   shimOrigin,
 } from "../../ffi/library.ts";
 import type { Liburing } from "../../ffi/liburing_symbols.ts";
-import { SetupFlag } from "../../ffi/ring.ts";
+import { SetupFlag } from "../../ffi/ring_setup.ts";
 import { AioContext, type FdmonInfo } from "../../mod.ts";
 import { diagnoseProcessors, type Processors } from "./doctor_processors.ts";
 

@@ -45,7 +45,7 @@ export class IoOwner {
     this.io = io;
     this.#fd = fd;
     this.kind = kind;
-    io.own(fd);
+    io.system.own(fd);
   }
 
   /** The fd. @throws {TypeError} when it is closed */

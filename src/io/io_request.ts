@@ -20,10 +20,13 @@ import {
   type RequestView,
 } from "./buffers.ts";
 import {
+  CANCELLED,
   FileOperation,
+  OPENING,
   type Operation,
   type RequestOptions,
   type RequestWords,
+  TRANSFER_MAX,
 } from "./operation.ts";
 import { Messages } from "./messages.ts";
 import { FixedBuffers } from "./fixed_buffers.ts";
@@ -31,15 +34,6 @@ import type { CachedReads, CacheHistory } from "./cached_reads.ts";
 import type { DirectSends } from "./direct_sends.ts";
 import { IoRequest, unsettled } from "./promised_request.ts";
 import { heedSignal, ignoreSignal, isAborted, readSignal } from "./request_signal.ts";
-
-/** Bytes that one request transfers at most, which is the kernel's own limit. */
-const TRANSFER_MAX = 0x7fff_f000;
-
-/** Operations that result in an fd. */
-const OPENING: readonly number[] = [SqeOp.openat, SqeOp.accept];
-
-/** Errors with which a cancelled request ends. */
-const CANCELLED: readonly number[] = [Errno.ECANCELED, Errno.EAGAIN, Errno.EINTR];
 
 /** What requests are made with. */
 export interface IoParts {
@@ -54,11 +48,11 @@ export interface IoParts {
 
 /** Makes requests with promises, for the files and sockets of one context. */
 export class IoRequests {
+  readonly system: System;
   readonly buffers: AioBuffers;
   readonly messages: Messages = new Messages();
   readonly requireOpen: (verb: string) => void;
   readonly #queue: RequestQueue;
-  readonly #system: System;
   readonly #cached: CachedReads;
   readonly #sends: IoParts["sends"];
   readonly #free: IoRequest[] = [];
@@ -68,7 +62,7 @@ export class IoRequests {
   readonly #due: IoRequest[] = [];
 
   constructor({ system, queue, buffers, cached, sends, requireOpen }: IoParts) {
-    this.#system = system;
+    this.system = system;
     this.#queue = queue;
     this.#cached = cached;
     this.#sends = sends;
@@ -181,14 +175,9 @@ export class IoRequests {
     return this.#add(request, signal);
   }
 
-  /** An object of this context closes an fd. */
-  own(fd: number): void {
-    this.#system.own(fd);
-  }
-
   /** Closes an fd, also when the context is disposed. */
   async close(fd: number): Promise<void> {
-    this.#system.disown(fd);
+    this.system.disown(fd);
     try {
       this.requireOpen("close");
     } catch {
@@ -200,7 +189,7 @@ export class IoRequests {
   /** Closes an fd without waiting; no request of it is in flight. */
   closeNow(fd: number): void {
     this.forget(fd);
-    this.#system.close(fd);
+    this.system.close(fd);
   }
 
   /** Nothing that is known of an fd of this number holds any more. */

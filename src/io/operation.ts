@@ -1,6 +1,7 @@
 /**
  * The operations that requests with promises make, as tables, and what goes with each request.
  */
+import { Errno } from "../../ffi/errno.ts";
 import { SqeOp } from "../../ffi/sqe.ts";
 import { PollEvent } from "../../ffi/system.ts";
 
@@ -82,6 +83,15 @@ export const SocketOperation = {
   accept: operation(SqeOp.accept, "accept4", "accept a connection on", PollEvent.in, false, false),
   connect: operation(SqeOp.connect, "connect", "connect to", 0, false, false),
 } as const;
+
+/** Bytes that one request transfers at most, which is the kernel's own limit. */
+export const TRANSFER_MAX = 0x7fff_f000;
+
+/** Opcodes that result in an fd. */
+export const OPENING: readonly number[] = [SqeOp.openat, SqeOp.accept];
+
+/** Errors with which a cancelled request ends. */
+export const CANCELLED: readonly number[] = [Errno.ECANCELED, Errno.EAGAIN, Errno.EINTR];
 
 /** Describes an operation. */
 export function operation(
