@@ -1,7 +1,8 @@
 /** DeviceQueue: what happens between the two sides of a race, which no other test can hit. */
 import { assertEquals } from "@std/assert";
 import { type AioContext, EventNotifier } from "../mod.ts";
-import { type DriverQueue, USER_BASE, VhostDriver } from "../src/cli/vhost_driver.ts";
+import { USER_BASE, VhostDriver } from "../src/cli/vhost_driver.ts";
+import type { DriverQueue } from "../src/cli/vhost_driver_queue.ts";
 import { DeviceQueue, VirtioRequest } from "../src/virtio/device_queue.ts";
 import { Virtqueue } from "../src/virtio/virtqueue.ts";
 import { eachFdmon, type MakeContext } from "./each_fdmon.ts";

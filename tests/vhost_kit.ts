@@ -1,7 +1,7 @@
 /** A back end and its front end on one context, connected; and queues without either. */
 import { type AioContext, AioError } from "../mod.ts";
-import { VhostDriver, type VhostDriverOptions } from "../src/cli/vhost_driver.ts";
-import { GUEST_BASE, USER_BASE } from "../src/cli/vhost_driver.ts";
+import { USER_BASE, VhostDriver, type VhostDriverOptions } from "../src/cli/vhost_driver.ts";
+import { GUEST_BASE } from "../src/cli/vhost_driver_queue.ts";
 import { VhostFrontEnd } from "../src/cli/vhost_front_end.ts";
 import { GuestMemory } from "../src/virtio/guest_memory.ts";
 import {

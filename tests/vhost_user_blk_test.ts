@@ -4,7 +4,7 @@ import { AioContext, EventNotifier, MappedMemory, MemFd } from "../mod.ts";
 import { VhostDriver } from "../src/cli/vhost_driver.ts";
 import { payloadOf } from "../src/cli/vhost_front_end.ts";
 import { VhostUserBlk, type VhostUserBlkOptions } from "../src/virtio/mod.ts";
-import { RingFeature } from "../src/virtio/vhost_user.ts";
+import { RingFeature } from "../src/virtio/vhost_user_features.ts";
 import { BlkFeature, BlkRequestType, BlkStatus } from "../src/virtio/virtio_blk.ts";
 import { eachFdmon, onIoUring } from "./each_fdmon.ts";
 import { TestDevice } from "./memory_device.ts";

@@ -1,7 +1,8 @@
 /** vhost-user: what a malformed message leads to, and that nothing it can say harms the process. */
 import { assert, assertEquals } from "@std/assert";
 import { AioError, EventNotifier } from "../mod.ts";
-import { GUEST_BASE, USER_BASE, VhostDriver } from "../src/cli/vhost_driver.ts";
+import { USER_BASE, VhostDriver } from "../src/cli/vhost_driver.ts";
+import { GUEST_BASE } from "../src/cli/vhost_driver_queue.ts";
 import { payloadOf, type VhostFrontEnd } from "../src/cli/vhost_front_end.ts";
 import {
   MessageBit,

@@ -1,14 +1,8 @@
 /** Virtqueue: what a guest may ask for, all that it may not, and when each side tells the other. */
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { AioContext, MemFd } from "../mod.ts";
-import {
-  type DriverQueue,
-  GUEST_BASE,
-  USER_BASE,
-  VhostDriver,
-  type VhostDriverOptions,
-  writeDescriptor,
-} from "../src/cli/vhost_driver.ts";
+import { USER_BASE, VhostDriver, type VhostDriverOptions } from "../src/cli/vhost_driver.ts";
+import { type DriverQueue, GUEST_BASE, writeDescriptor } from "../src/cli/vhost_driver_queue.ts";
 import { type GuestRuns, VirtioError } from "../src/virtio/guest_memory.ts";
 import { inflightBytes, InflightQueue } from "../src/virtio/inflight.ts";
 import { DescriptorChain, Virtqueue } from "../src/virtio/virtqueue.ts";

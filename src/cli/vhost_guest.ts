@@ -8,7 +8,8 @@
  */
 import { AioContext } from "../../mod.ts";
 import { BlkRequestType, BlkStatus } from "../virtio/virtio_blk.ts";
-import { type DriverQueue, VhostDriver } from "./vhost_driver.ts";
+import { VhostDriver } from "./vhost_driver.ts";
+import type { DriverQueue } from "./vhost_driver_queue.ts";
 import { VhostFrontEnd } from "./vhost_front_end.ts";
 
 /** What the Worker is told. */

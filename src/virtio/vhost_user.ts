@@ -9,56 +9,35 @@
  * A guest whose rings are nonsense breaks its device: no ring takes requests any more, the front
  * end is told by the error eventfds and the status, and a reset makes it whole.
  */
-import {
-  type AioContext,
-  AioError,
-  type AioSocket,
-  type EventNotifier,
-  MappedMemory,
-  MemFd,
-} from "../../mod.ts";
+import { type AioContext, AioError, type AioSocket, MappedMemory, type MemFd } from "../../mod.ts";
 import type { DeviceQueue, QueueCounts, VirtioRequest } from "./device_queue.ts";
 import { DirtyLog } from "./dirty_log.ts";
-import { GuestMemory, type MemoryRegion, REGIONS_MAX, VirtioError } from "./guest_memory.ts";
-import { inflightBytes, InflightQueue } from "./inflight.ts";
+import { GuestMemory, REGIONS_MAX, VirtioError } from "./guest_memory.ts";
 import {
-  CONFIG_BYTES_MAX,
+  PROTOCOL_FEATURES,
+  ProtocolFeature,
+  requireOffered,
+  RING_FEATURES,
+  RingFeature,
+} from "./vhost_user_features.ts";
+import { InflightRecord, offerInflight } from "./vhost_user_inflight.ts";
+import {
   VhostUserChannel,
   type VhostUserMessage,
   type VhostUserName,
 } from "./vhost_user_message.ts";
+import {
+  readConfigRange,
+  readRegion,
+  ringNumber,
+  takeNotifier,
+  u64,
+} from "./vhost_user_payload.ts";
 import { type RingSettings, VhostUserRing } from "./vhost_user_ring.ts";
 import { requireQueueSize } from "./virtqueue.ts";
 
-/** Feature bits that belong to rings and to the protocol. */
-export const RingFeature = {
-  logAll: 1n << 26n,
-  indirect: 1n << 28n,
-  eventIndex: 1n << 29n,
-  protocolFeatures: 1n << 30n,
-  version1: 1n << 32n,
-} as const;
-
-/** Feature bits of the protocol that are offered. */
-export const ProtocolFeature = {
-  multiQueue: 1n << 0n,
-  logShmFd: 1n << 1n,
-  replyAck: 1n << 3n,
-  config: 1n << 9n,
-  inflightShmFd: 1n << 12n,
-  resetDevice: 1n << 13n,
-  configureMemSlots: 1n << 15n,
-  status: 1n << 16n,
-} as const;
-
-const allBits = (bits: Readonly<Record<string, bigint>>): bigint =>
-  Object.values(bits).reduce((all, bit) => all | bit, 0n);
-const RING_FEATURES = allBits(RingFeature), PROTOCOL_FEATURES = allBits(ProtocolFeature);
-
 /** Bit of the status: the driver has to reset the device. */
 const NEEDS_RESET = 64;
-/** In the number with a ring's eventfd: which ring, and that there is none. */
-const RING_MASK = 0xffn, NO_FD = 0x100n;
 /** Flag of a ring's addresses: writes to the used ring are logged. */
 const LOG_USED = 1;
 
@@ -79,12 +58,6 @@ export interface VhostUserDevice {
   makeRequest(queue: DeviceQueue, head: number): VirtioRequest;
 }
 
-interface Inflight {
-  readonly memory: MappedMemory;
-  readonly queues: number;
-  readonly queueSize: number;
-}
-
 /** What a request is answered with; null where it has no answer of its own. */
 type Answer = { payload: Uint8Array; file?: MemFd } | null;
 
@@ -96,7 +69,7 @@ export class VhostUserSession {
   readonly #rings: VhostUserRing[];
   readonly #reportBroken: (error: Error) => void;
   /** Where what is in flight is recorded. */
-  #inflight: Inflight | null = null;
+  #inflight: InflightRecord | null = null;
   #log: DirtyLog | null = null;
   #features = 0n;
   #protocolFeatures = 0n;
@@ -320,36 +293,14 @@ export class VhostUserSession {
   }
 
   #getInflightFd(message: VhostUserMessage): Answer {
-    const { queues, queueSize } = this.#readInflight(message);
-    const size = queues * inflightBytes(queueSize);
-    const file = new MemFd("vhost-user inflight", { size, sealable: true });
-    file.seal("shrink", "grow", "seal");
-    const payload = new Uint8Array(message.payload.buffer);
-    message.payload.setBigUint64(0, BigInt(size), true);
-    message.payload.setBigUint64(8, 0n, true);
-    return { payload, file };
-  }
-
-  #readInflight(message: VhostUserMessage) {
-    const queues = message.payload.getUint16(16, true);
-    const queueSize = message.payload.getUint16(18, true);
-    requireQueueSize(queueSize);
-    if (queues === 0 || queues > this.#device.queues) {
-      throw new VirtioError(`Cannot record the requests of ${queues} rings`);
-    }
-    return { queues, queueSize, length: message.number(0), offset: message.number(8) };
+    return offerInflight(message, this.#device.queues);
   }
 
   #setInflightFd(message: VhostUserMessage): Promise<null> {
-    const { queues, queueSize, length, offset } = this.#readInflight(message);
-    if (message.fds.length !== 1) throw new VirtioError("Cannot record requests without a file");
-    if (length < queues * inflightBytes(queueSize) || offset % 8 !== 0) {
-      throw new VirtioError(`Cannot record requests in ${length} bytes at ${offset}`);
-    }
-    const memory = new MappedMemory(message.fds[0], { offset, length });
+    const record = InflightRecord.map(message, this.#device.queues);
     return this.#changeAll(() => {
-      this.#inflight?.memory[Symbol.dispose]();
-      this.#inflight = { memory, queues, queueSize };
+      this.#inflight?.[Symbol.dispose]();
+      this.#inflight = record;
     });
   }
 
@@ -375,20 +326,10 @@ export class VhostUserSession {
     const settings: RingSettings = {
       eventIndex: (this.#features & RingFeature.eventIndex) !== 0n,
       indirect: (this.#features & RingFeature.indirect) !== 0n,
-      inflight: ring.hasKick && ring.enabled ? this.#inflightOf(ring) : null,
+      inflight: ring.hasKick && ring.enabled ? this.#inflight?.queue(ring) ?? null : null,
       log: (this.#features & RingFeature.logAll) !== 0n ? this.#log : null,
     };
     ring.start(settings);
-  }
-
-  #inflightOf({ index, size }: VhostUserRing): InflightQueue | null {
-    if (this.#inflight === null) return null;
-    const { memory, queues, queueSize } = this.#inflight;
-    if (index >= queues || size > queueSize) {
-      throw new VirtioError(`Cannot record the requests of ring ${index} of ${size} entries`);
-    }
-    const at = memory.byteOffset + index * inflightBytes(queueSize);
-    return new InflightQueue(memory.buffer, at, queueSize);
   }
 
   async #reset(): Promise<null> {
@@ -413,7 +354,7 @@ export class VhostUserSession {
     for (const ring of this.#rings) await ring.stop(this.#inflight !== null);
     await this.#reset();
     this.#memory.clear();
-    this.#inflight?.memory[Symbol.dispose]();
+    this.#inflight?.[Symbol.dispose]();
     this.#log?.[Symbol.dispose]();
   }
 
@@ -424,50 +365,11 @@ export class VhostUserSession {
   }
 
   #ringOf(message: VhostUserMessage): VhostUserRing {
-    return this.#ring(Number(message.u64(0) & RING_MASK));
+    return this.#ring(ringNumber(message));
   }
 }
 
 /** Whether an error is a front end's fault or the system's, and no bug of ours. */
 function isExpected(error: unknown): error is Error {
   return error instanceof VirtioError || error instanceof AioError || error instanceof RangeError;
-}
-
-/** The eventfd that came with a message; null where it says that there is none. */
-function takeNotifier(message: VhostUserMessage): EventNotifier | null {
-  const none = (message.u64(0) & NO_FD) !== 0n;
-  if (message.fds.length !== (none ? 0 : 1)) {
-    throw new VirtioError(`Cannot use ${message.name} with ${message.fds.length} files`);
-  }
-  return none ? null : message.takeNotifier();
-}
-
-function requireOffered(features: bigint, offered: bigint): void {
-  const unknown = features & ~offered;
-  if (unknown !== 0n) {
-    throw new VirtioError(`Cannot agree to features 0x${unknown.toString(16)}: not offered`);
-  }
-}
-
-function readRegion(message: VhostUserMessage, at: number): MemoryRegion {
-  return {
-    guestAddress: message.number(at),
-    size: message.number(at + 8),
-    userAddress: message.number(at + 16),
-    offset: message.number(at + 24),
-  };
-}
-
-function readConfigRange(message: VhostUserMessage): { offset: number; length: number } {
-  const offset = message.u32(0), length = message.u32(4);
-  if (offset + length > CONFIG_BYTES_MAX || length !== message.payload.byteLength - 12) {
-    throw new VirtioError(`Cannot use the configuration at ${offset}, ${length} bytes`);
-  }
-  return { offset, length };
-}
-
-function u64(value: bigint): Uint8Array {
-  const view = new DataView(new ArrayBuffer(8));
-  view.setBigUint64(0, value, true);
-  return new Uint8Array(view.buffer);
 }
