@@ -33,12 +33,19 @@ are traced that it makes in its own thread, from the copy of the library this co
 The trace keeps the first 500,000 events; it is a whole file whenever the program is killed.`;
 
 /** As qemu-nbd has them. */
-const NBD_CACHES = "writeback, writethrough, none, directsync or unsafe";
+const CACHES = "writeback, writethrough, none, directsync or unsafe";
 
 /** What cannot be guessed from the options of `nbd`. */
 const NBD_NOTES = `
 The first export is the one that clients get who name none; "default" in --export makes it another.
 Sockets of socket activation (LISTEN_FDS) are used where there are any. SIGUSR1 prints counters.`;
+
+/** How disks are described to `vhost-user-blk`. */
+const VHOST_NOTES = `
+Many disks in one process: --device may be repeated, with what the options of the same names say
+as name=value: socket, file, num-queues, serial, cache, discard, and the flags read-only and
+direct; a comma in a value is written twice. Or --config with {"devices": [{"socket": ...,
+"file": ...}]} and the same names. Options hold for all disks that say nothing else.`;
 
 /** How the reader of a help text gets here; there is no installed program of that name. */
 const PROGRAM = import.meta.url.startsWith("file:")
@@ -79,6 +86,7 @@ function describeProgram(finish: (code: number | null) => void): Command {
   program.addCommand(describeBench(finish));
   program.addCommand(describeTrace(finish, program));
   program.addCommand(describeNbd(finish));
+  program.addCommand(describeVhostUserBlk(finish));
   program.addCommand(describeDoctor(finish));
   program.addCommand(describeSetup(finish));
   // Subcommands added as objects do not inherit the way errors are handled.
@@ -164,7 +172,7 @@ function describeNbd(finish: (code: number) => void): Command {
     .option("--address <host:port>", "TCP address to listen on (default: 127.0.0.1:10809)")
     .option("-r, --read-only", "let nothing be changed")
     .option("--direct", "go past the page cache (O_DIRECT)")
-    .addOption(option("--cache <mode>", NBD_CACHES, "writeback"))
+    .addOption(option("--cache <mode>", CACHES, "writeback"))
     .addOption(option("--discard <ignore|unmap>", "what to do when clients trim", "unmap"))
     .addOption(option("-e, --shared <number>", "connections at a time, 0 for no limit", "0"))
     .addOption(option("--threads <number>", "threads that connections are spread over", "1"))
@@ -182,6 +190,37 @@ function describeNbd(finish: (code: number) => void): Command {
     .action(async (files: string[], options) => {
       const { nbd } = await import("./nbd.ts");
       finish(await nbd(options, files));
+    });
+}
+
+function describeVhostUserBlk(finish: (code: number) => void): Command {
+  const several = (value: string, before: string[] = []) => [...before, value];
+  return new Command("vhost-user-blk")
+    .description("Serve files as disks of virtual machines until SIGTERM or SIGINT.")
+    .argument("[file]", "what to serve: a file or a disk")
+    .option("-k, --socket <path>", "unix socket that the virtual machine connects to")
+    .option("--num-queues <number>", "queues that a guest may use (default: 1)")
+    .option("--serial <text>", "serial number that a guest sees")
+    .option("-r, --read-only", "let nothing be changed")
+    .option("--direct", "go past the page cache (O_DIRECT)")
+    .option("--cache <mode>", `${CACHES} (default: writeback)`)
+    .option("--discard <ignore|unmap>", "what to do when guests discard (default: unmap)")
+    .option("--device <list>", "one more disk: socket=S,file=F[,num-queues=N...]", several)
+    .option("--config <path>", "disks in a file of JSON")
+    .addOption(option("--threads <number>", "threads that the disks are spread over", "1"))
+    .option("--fdmon <name>", "io_uring, epoll or poll (default: the best that works)")
+    .option("--poll-max-ns <ns>", "longest time to poll before sleeping, 0 for never")
+    .option("--poll-grow <factor>", "factor by which that time grows")
+    .option("--poll-shrink <divisor>", "divisor by which it shrinks")
+    .option("--poll-idle-ns <ns>", "time after which what is idle is not polled")
+    .option("--poll-weight <number>", "how slowly the mean time between events follows")
+    .option("--pid-file <path>", "write the process id there, once all listen")
+    .option("--json", "print JSON: once all listen, on SIGUSR1 and at the end")
+    .addHelpText("after", VHOST_NOTES)
+    .addHelpText("after", example("vhost-user-blk --socket /tmp/disk.sock --num-queues 4 disk.img"))
+    .action(async (file: string | undefined, options) => {
+      const { vhostUserBlk } = await import("./vhost_user_blk.ts");
+      finish(await vhostUserBlk(options, file));
     });
 }
 

@@ -1,0 +1,154 @@
+/**
+ * The `vhost-user-blk` command: serves files as disks of virtual machines until it is told to end.
+ *
+ * Its context waits for signals and, without `--threads`, serves the disks as well; with them, each
+ * disk lives in one of several IOThreads. What is opened and listened on is in vhost_disks.ts. The
+ * standard output has JSON or nothing, the standard error what happens.
+ */
+import { AioContext, type AioStats, IOThreadPool, type RunScope, SignalFd } from "../../mod.ts";
+import { CommandError, ExitCode } from "./exit.ts";
+import { whole } from "./scale_report.ts";
+import { type default as serveDisks, type DiskReport, DiskSet } from "./vhost_disks.ts";
+import {
+  type DiskPlan,
+  parseVhostOptions,
+  type VhostArguments,
+  type VhostOptions,
+} from "./vhost_options.ts";
+
+/** Where the disks live. */
+interface DiskHome extends AsyncDisposable {
+  /** Serves a disk; its size. */
+  serve(plan: DiskPlan): Promise<number>;
+  reports(): Promise<DiskReport[]>;
+  stats(): Promise<AioStats[]>;
+  /** Rejects where a disk cannot be served any more; never resolves while they are. */
+  readonly ended: Promise<unknown>;
+}
+
+/** What a signal asks for. */
+interface SignalActions {
+  readonly end: () => void;
+  readonly tell: () => void;
+}
+
+/** The exit code of a program that a signal has ended is above this by the signal's number. */
+const SIGNAL_EXIT = 128;
+const SIGINT = 2, SIGTERM = 15;
+
+/** Serves; returns the exit code once it has ended. */
+export async function vhostUserBlk(args: VhostArguments, file?: string): Promise<number> {
+  const options = parseVhostOptions(args, file);
+  using ctx = new AioContext(options.context);
+  await ctx.run((scope) => serve(ctx, scope, options), {
+    // Threads tell of their end by Deno's own messages.
+    ownsThread: options.threads === 1,
+  });
+  return ExitCode.ok;
+}
+
+async function serve(ctx: AioContext, scope: RunScope, options: VhostOptions): Promise<void> {
+  const { disks, json, threads, pidFile } = options;
+  const told = Promise.withResolvers<void>();
+  let home: DiskHome | null = null;
+  const tell = async (event: "stats" | "ended") => {
+    // While it begins there is nothing to be told.
+    if (home === null) return;
+    const [reports, stats] = await Promise.all([home.reports(), home.stats()]);
+    if (json) print({ event, devices: reports, contexts: stats });
+    else for (const report of reports) console.error(describeReport(report));
+  };
+  using _signals = heedSignals(ctx, {
+    end: told.resolve,
+    tell: () => tell("stats").catch(() => {}),
+  });
+  await using opened = threads === 1 ? openHere(ctx, scope) : await openThreads(ctx, options);
+  const devices = [];
+  for (const plan of disks) devices.push({ ...plan, size: await opened.serve(plan) });
+  using _pidFile = pidFile === undefined ? null : writePidFile(pidFile);
+  home = opened;
+  if (json) {
+    const { name } = ctx.fdmon;
+    print({ event: "listening", pid: Deno.pid, fdmon: name, threads, devices });
+  } else for (const device of devices) console.error(describe(device));
+  await Promise.race([told.promise, opened.ended]);
+  await tell("ended");
+}
+
+/** Does what signals ask for, until it is disposed; who asks for the end twice has it at once. */
+function heedSignals(ctx: AioContext, { end, tell }: SignalActions): Disposable {
+  const signals = new SignalFd(["SIGINT", "SIGTERM", "SIGUSR1"]);
+  let ending = false;
+  const ioRead = (): void => {
+    const signal = signals.read()?.signal;
+    if (signal === undefined) return;
+    if (signal === "SIGUSR1") return tell();
+    if (ending) Deno.exit(SIGNAL_EXIT + (signal === "SIGINT" ? SIGINT : SIGTERM));
+    ending = true;
+    end();
+  };
+  ctx.setFdHandler(signals.fd, { ioRead });
+  return {
+    [Symbol.dispose]() {
+      ctx.setFdHandler(signals.fd, null);
+      signals[Symbol.dispose]();
+    },
+  };
+}
+
+/** All disks on the context of the command. */
+function openHere(ctx: AioContext, scope: RunScope): DiskHome {
+  const disks = new DiskSet({ ctx, ...scope });
+  return {
+    serve: (plan) => disks.serve(plan),
+    reports: () => Promise.resolve(disks.reports),
+    stats: () => Promise.resolve([ctx.stats()]),
+    ended: disks.failed,
+    [Symbol.asyncDispose]: () => disks[Symbol.asyncDispose](),
+  };
+}
+
+/** Each disk in the thread that has least. */
+async function openThreads(ctx: AioContext, options: VhostOptions): Promise<DiskHome> {
+  const module = new URL("./vhost_disks.ts", import.meta.url);
+  const pool = await IOThreadPool.start<typeof serveDisks>(module, {
+    ...options.context,
+    threads: options.threads,
+    name: "disks",
+    context: ctx,
+  });
+  return {
+    // The assignment lasts as long as the thread.
+    serve: (plan) => pool.assign().thread.call("serve", plan),
+    reports: async () =>
+      (await Promise.all(pool.threads.map((thread) => thread.call("reports")))).flat(),
+    stats: () => pool.stats(),
+    ended: Promise.race(pool.threads.map((thread) => thread.join())),
+    [Symbol.asyncDispose]: () => pool.stop(),
+  };
+}
+
+function writePidFile(path: string): Disposable {
+  try {
+    Deno.writeTextFileSync(path, `${Deno.pid}\n`);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new CommandError(`Cannot write --pid-file ${path} as ${reason}`);
+  }
+  return { [Symbol.dispose]: () => Deno.removeSync(path) };
+}
+
+function print(value: unknown): void {
+  console.log(JSON.stringify(value));
+}
+
+function describe(disk: DiskPlan & { readonly size: number }): string {
+  const { socket, file, size, numQueues, readOnly } = disk;
+  return `${socket}: listening for ${file}, ${whole(size)} bytes, ${numQueues} queues` +
+    (readOnly ? ", read-only" : "");
+}
+
+function describeReport({ socket, connections, requests, kicks, calls }: DiskReport): string {
+  return `${socket}: ${whole(connections)} connections, ${whole(requests)} requests, ` +
+    `${whole(kicks)} kicks, ${whole(calls)} calls`;
+}
