@@ -3,6 +3,7 @@
  * arguments. Runs are short, so nothing is asserted about how fast they were.
  */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { bucketOf, GuestCounts, LATENCY_BUCKETS } from "../src/cli/scale_guest.ts";
 
 interface Result {
   readonly code: number;
@@ -42,23 +43,25 @@ async function report(args: readonly string[]) {
   return JSON.parse(stdout);
 }
 
+const RUN_KEYS = [
+  "idleHandlers",
+  "removal",
+  "fdmon",
+  "poll",
+  "iops",
+  "usPerRequest",
+  "p99Us",
+  "kicksPerRequest",
+  "syscallsPerRequest",
+  "pollShare",
+];
+
 Deno.test("scale --json: prints the machine and a run without and with removal", async () => {
   const { machine, runs } = await report(FEW);
   assertEquals(Object.keys(machine), ["cpu", "cpus", "kernel", "memoryGiB"]);
   assertEquals(runs.map((run: { removal: boolean }) => run.removal), [false, true]);
   for (const run of runs) {
-    assertEquals(Object.keys(run), [
-      "idleHandlers",
-      "removal",
-      "fdmon",
-      "poll",
-      "iops",
-      "usPerRequest",
-      "p99Us",
-      "kicksPerRequest",
-      "syscallsPerRequest",
-      "pollShare",
-    ]);
+    assertEquals(Object.keys(run), RUN_KEYS);
     assertEquals([run.idleHandlers, run.poll], [16, "function"]);
     assert(run.iops > 0 && run.p99Us > 0);
     assert(Math.abs(run.usPerRequest * run.iops - 1e6) < 1, "time and rate do not fit");
@@ -77,6 +80,78 @@ for (const fdmon of ["io_uring", "epoll", "poll"]) {
     });
   }
 }
+
+for (const [fdmon, idle] of [["io_uring", 19], ["epoll", 5], ["poll", 0]] as const) {
+  Deno.test(`scale --vhost: completes requests of disks on ${fdmon}`, async () => {
+    const args = ["--vhost", "--devices", `${idle}`, "--queues", "3", "--iodepth", "2"];
+    const before = temporaryFiles();
+    const { runs } = await report([...args, "--removal", "on", "--fdmon", fdmon]);
+    assertEquals(runs.length, 1);
+    assertEquals(Object.keys(runs[0]), RUN_KEYS);
+    assertEquals([runs[0].idleHandlers, runs[0].fdmon, runs[0].poll], [idle * 3, fdmon, "word"]);
+    assert(runs[0].iops > 0 && runs[0].p99Us > 0 && runs[0].kicksPerRequest <= 1);
+    // Each request reads its data by a system call.
+    assert(runs[0].syscallsPerRequest >= 0.9, `${runs[0].syscallsPerRequest}`);
+    // The listeners' handlers cannot be polled, so the others poll for nothing.
+    assertEquals(runs[0].pollShare > 0, fdmon === "io_uring");
+    assertEquals(temporaryFiles(), before);
+  });
+}
+
+Deno.test("scale --vhost: too many queues for the limit of open files are refused", async () => {
+  const args = ["scale", "--vhost", ...SHORT, "--devices", "10"];
+  const { code, stdout, stderr } = await cli(args, 700);
+  assertEquals([code, stdout], [1, ""]);
+  assertStringIncludes(
+    stderr,
+    "Cannot add 320 idle handlers as the limit of open files allows 282",
+  );
+});
+
+Deno.test("scale --vhost: as many as the limit allows can be measured", async () => {
+  const queues = ["--vhost", "--devices", "282", "--queues", "1"];
+  const args = ["scale", "--json", ...queues, ...SHORT, "--removal", "on"];
+  const { code, stdout, stderr } = await cli(args, 100 + 282 * 6);
+  assertEquals(code, 0, stderr);
+  assertEquals(JSON.parse(stdout).runs[0].idleHandlers, 282);
+});
+
+Deno.test("scale --vhost: ends with an error when the guest's process does", async () => {
+  const before = temporaryFiles();
+  const args = ["run", "-A", MAIN, "scale", "--vhost", "--devices", "1", "--file", FILE];
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [...args, "--seconds", "60"],
+    stdout: "null",
+    stderr: "piped",
+    env: { NO_COLOR: "1" },
+  }).spawn();
+  let guest = "";
+  for (const end = Date.now() + 30_000; guest === "" && Date.now() < end;) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    guest = Deno.readTextFileSync(`/proc/${child.pid}/task/${child.pid}/children`).trim();
+  }
+  Deno.kill(Number(guest), "SIGKILL");
+  const { code, stderr } = await child.output();
+  assertEquals(code, 1);
+  assertStringIncludes(
+    new TextDecoder().decode(stderr),
+    "error: Cannot measure as the guest's process has ended\n",
+  );
+  assertEquals(temporaryFiles(), before);
+});
+
+Deno.test("bucketOf: the quantile of a latency is that latency, to 1.6 %", () => {
+  let before = -1;
+  for (let ns = 0; ns < 2 ** 33; ns += 1 + Math.floor(ns / 50)) {
+    const bucket = bucketOf(ns);
+    assert(bucket >= before && bucket < LATENCY_BUCKETS, `${ns} ns in bucket ${bucket}`);
+    before = bucket;
+    const latencies = new Uint32Array(LATENCY_BUCKETS);
+    latencies[bucket] = 1;
+    const found = new GuestCounts(0, latencies).quantileNs(0.5);
+    assert(Math.abs(found - Math.min(ns, 2 ** 32)) <= ns * 0.016, `${found} instead of ${ns}`);
+  }
+});
 
 Deno.test("scale --devices 0 --iodepth 32 --bs 512: no idle handlers, many small reads", async () => {
   const { runs } = await report(["--devices", "0", "--iodepth", "32", "--bs", "512"]);
@@ -152,6 +227,8 @@ const BAD_ARGUMENTS: readonly [args: string[], message: string][] = [
   [["--removal", "maybe"], "Cannot use --removal maybe as it is not one of off, on, both"],
   [["--fdmon", "select"], "Cannot use --fdmon select as it is not one of io_uring, epoll, poll"],
   [["--poll", "bit"], "Cannot use --poll bit as it is not one of function, word"],
+  [["--vhost", "--queues", "257"], "Cannot use --queues 257 as it is not between 1 and 256"],
+  [["--vhost", "--poll", "function"], "Cannot use --poll function with --vhost as disks are"],
   [["--sweep", "--devices", "5"], "Cannot use --devices 5 as --sweep chooses the number"],
   [["--svg", ""], 'Cannot use --svg "" as it is not the name of a file'],
   [["--svg", "/nonexistent/a.svg"], "as its folder does not exist"],

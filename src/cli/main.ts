@@ -106,7 +106,8 @@ function describeScale(finish: (code: number) => void): Command {
     .option("--file <path>", "file to read (default: a temporary one of 256 MiB)")
     .addOption(option("--removal <off|on|both>", "removal of idle poll handlers", "both"))
     .option("--fdmon <name>", "io_uring, epoll or poll (default: the best that works)")
-    .addOption(option("--poll <function|word>", "how handlers are polled", "function"))
+    .option("--poll <function|word>", "how handlers are polled (default: function)")
+    .option("--vhost", "with disks, served over vhost-user to a guest in a process of its own")
     .option("--sweep", "measure from 0 idle handlers to as many as can be opened")
     .option("--svg <path>", "write a chart")
     .option("--json", "print JSON")
@@ -238,12 +239,14 @@ function describeDoctor(finish: (code: number) => void): Command {
 function describeSetup(finish: (code: number) => void): Command {
   return new Command("setup")
     .description("Install what is missing with the system's package manager, or say how.")
-    .option("--for <run|bench|test>", "what it is needed for", "run")
+    .option("--for <run|bench|test|guest>", "what it is needed for", "run")
     .addHelpText("after", example("setup --for test"))
     .action(async (options: { for: string }) => {
       const need = options.for;
-      if (need !== "run" && need !== "bench" && need !== "test") {
-        throw new UsageError(`Cannot use --for ${need || '""'} as it is not run, bench or test`);
+      if (need !== "run" && need !== "bench" && need !== "test" && need !== "guest") {
+        throw new UsageError(
+          `Cannot use --for ${need || '""'} as it is not run, bench, test or guest`,
+        );
       }
       const { setup } = await import("./setup.ts");
       finish(await setup({ for: need }));

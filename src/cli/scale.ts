@@ -20,7 +20,8 @@ import {
   table,
   workloadLine,
 } from "./scale_report.ts";
-import { measure, type Run, type RunPlan } from "./scale_run.ts";
+import { measure, type Run } from "./scale_run.ts";
+import { idleQueuesMax, measureVhost, type VhostRunPlan } from "./scale_vhost.ts";
 
 /** Idle handlers of a sweep; one more step is as many as the limit allows. */
 const SWEEP = [0, 100, 1000, 3200, 10_000];
@@ -39,13 +40,17 @@ export async function scale(args: ScaleArguments): Promise<number> {
   const runs: Run[] = [];
   for (const plan of plans) {
     const listener = progress.begin(plan);
-    runs.push(await measure(plan, shim, file, listener));
+    runs.push(
+      options.vhost
+        ? await measureVhost(plan, file, listener)
+        : await measure(plan, shim, file, listener),
+    );
   }
   progress.end();
   const report: Report = { machine: describeMachine(), runs };
   const heading = `${machineLine(report.machine)}\n${workloadLine(report, options)}`;
   if (options.json) console.log(JSON.stringify(report, null, 2));
-  else console.log(`${heading}\n${table(report)}\n\n${conclusion(report)}`);
+  else console.log(`${heading}\n${table(report, options)}\n\n${conclusion(report)}`);
   if (options.svg !== undefined) {
     await writeChart(
       options.svg,
@@ -59,8 +64,9 @@ export async function scale(args: ScaleArguments): Promise<number> {
 }
 
 /** Each number of idle handlers with each kind of removal; fails when the limit is too low. */
-function planRuns(options: ScaleOptions, openFiles: number): RunPlan[] {
-  const most = openFiles - OPEN_FILES_MARGIN;
+function planRuns(options: ScaleOptions, openFiles: number): VhostRunPlan[] {
+  const files = openFiles - OPEN_FILES_MARGIN;
+  const most = options.vhost ? idleQueuesMax(files, options.queues) : files;
   const { idleHandlers } = options;
   if (idleHandlers !== null && idleHandlers > most) {
     throw new CommandError(

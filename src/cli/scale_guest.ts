@@ -20,7 +20,8 @@ const AVAIL = 0, USED = 16, NOTIFICATIONS_OFF = 17;
 const STOP = 32, EVENT_FD = 33, DEPTH = 34, BLOCKS = 35;
 const KICKS = 48, LATENCIES = 49, RING = 945;
 
-const LATENCY_BUCKETS = 896;
+/** Ranges of latencies that are counted apart. */
+export const LATENCY_BUCKETS = 896;
 const SUB_BUCKETS = 32;
 /** Slots of the ring of block numbers; an index is taken modulo this. */
 export const RING_SLOTS = 256;
@@ -64,6 +65,14 @@ export class GuestCounts {
     const width = 2 ** (Math.floor(bucket / SUB_BUCKETS) - 1);
     return (bucket % SUB_BUCKETS + SUB_BUCKETS + 0.5) * width;
   }
+}
+
+/** Which bucket counts a latency; `quantileNs` does the reverse, and shim/guest.c the same. */
+export function bucketOf(latencyNs: number): number {
+  const ns = Math.min(latencyNs, 0xffff_ffff) >>> 0;
+  if (ns < 2 * SUB_BUCKETS) return ns;
+  const shift = 26 - Math.clz32(ns);
+  return (shift * SUB_BUCKETS) + (ns >>> shift);
 }
 
 /** Shared memory of one busy queue with its guest and of the idle queues. */

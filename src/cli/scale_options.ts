@@ -20,7 +20,8 @@ export interface ScaleArguments {
   readonly file?: string;
   readonly removal: string;
   readonly fdmon?: string;
-  readonly poll: string;
+  readonly poll?: string;
+  readonly vhost?: boolean;
   readonly sweep?: boolean;
   readonly svg?: string;
   readonly json?: boolean;
@@ -33,6 +34,10 @@ export type PollForm = "function" | "word";
 export interface ScaleOptions {
   /** Idle handlers of a single measurement; null asks for the sweep. */
   readonly idleHandlers: number | null;
+  /** Queues of an idle device. */
+  readonly queues: number;
+  /** Devices are disks that are served to a guest over vhost-user. */
+  readonly vhost: boolean;
   readonly depth: number;
   readonly blockSize: number;
   readonly seconds: number;
@@ -48,6 +53,8 @@ export interface ScaleOptions {
 
 const DEFAULT_DEVICES = 100;
 const DEFAULT_QUEUES = 32;
+/** What a disk can have. */
+const VHOST_QUEUES_MAX = 256;
 /** One fd for each; the kernel's own ceiling for open files is 1,048,576. */
 const IDLE_HANDLERS_MAX = 1_000_000;
 /** Slots in the guest's ring, AIO_GUEST_SLOTS in shim/aio.h. */
@@ -68,6 +75,8 @@ export function parseScaleOptions(args: ScaleArguments): ScaleOptions {
   const removal = oneOf("--removal", args.removal, ["off", "on", "both"]);
   return {
     idleHandlers: parseIdleHandlers(args),
+    queues: parseQueues(args),
+    vhost: args.vhost === true,
     depth: wholeNumber("--iodepth", args.iodepth, 1, DEPTH_MAX),
     blockSize,
     seconds: seconds("--seconds", args.seconds),
@@ -75,7 +84,7 @@ export function parseScaleOptions(args: ScaleArguments): ScaleOptions {
     file: args.file,
     removals: removal === "both" ? [false, true] : [removal === "on"],
     fdmon: args.fdmon === undefined ? undefined : oneOf("--fdmon", args.fdmon, FDMON_NAMES),
-    poll: oneOf("--poll", args.poll, ["function", "word"]),
+    poll: parsePollForm(args),
     svg: parseSvgPath(args.svg),
     json: args.json === true,
   };
@@ -91,9 +100,8 @@ function parseIdleHandlers(args: ScaleArguments): number | null {
     );
   }
   const devices = args.devices ?? String(DEFAULT_DEVICES);
-  const queues = args.queues ?? String(DEFAULT_QUEUES);
-  const idleHandlers = wholeNumber("--devices", devices, 0, IDLE_HANDLERS_MAX) *
-    wholeNumber("--queues", queues, 1, IDLE_HANDLERS_MAX);
+  const queues = parseQueues(args);
+  const idleHandlers = wholeNumber("--devices", devices, 0, IDLE_HANDLERS_MAX) * queues;
   if (idleHandlers > IDLE_HANDLERS_MAX) {
     throw new UsageError(
       `Cannot use --devices ${devices} with --queues ${queues} as that is more than ` +
@@ -101,6 +109,18 @@ function parseIdleHandlers(args: ScaleArguments): number | null {
     );
   }
   return idleHandlers;
+}
+
+function parseQueues({ queues, vhost }: ScaleArguments): number {
+  const most = vhost === true ? VHOST_QUEUES_MAX : IDLE_HANDLERS_MAX;
+  return wholeNumber("--queues", queues ?? String(DEFAULT_QUEUES), 1, most);
+}
+
+/** A disk's queues are polled by their words, which the guest writes. */
+function parsePollForm({ poll, vhost }: ScaleArguments): PollForm {
+  const form = oneOf("--poll", poll ?? (vhost ? "word" : "function"), ["function", "word"]);
+  if (!vhost || form === "word") return form;
+  throw new UsageError("Cannot use --poll function with --vhost as disks are polled by word");
 }
 
 function parseSvgPath(path: string | undefined): string | undefined {

@@ -35,10 +35,14 @@ export function describeMachine(): Machine {
 }
 
 /** One line about the load and how it is served. */
-export function workloadLine(report: Report, load: { blockSize: number; depth: number }): string {
+export function workloadLine(
+  report: Report,
+  load: { blockSize: number; depth: number; vhost: boolean },
+): string {
   const { fdmon, poll } = report.runs[0];
   return `random reads of ${whole(load.blockSize)} bytes at depth ${load.depth}, ` +
-    `${fdmon} backend, handlers polled by ${poll}`;
+    `${fdmon} backend, handlers polled by ${poll}` +
+    (load.vhost ? ", disks over vhost-user" : "");
 }
 
 /** One line about a machine. */
@@ -47,7 +51,7 @@ export function machineLine(machine: Machine): string {
 }
 
 /** The measurements as a table. */
-export function table(report: Report): string {
+export function table(report: Report, { vhost }: { vhost: boolean }): string {
   const rows = new Table({
     head: [
       "idle\nhandlers",
@@ -75,7 +79,8 @@ export function table(report: Report): string {
     ]);
   }
   return `${rows.toString()}\n` +
-    "System calls are those of the loop and its notifiers; each request also reads its data.";
+    "System calls are those of the loop and its notifiers; " +
+    (vhost ? "the one that reads the data is among them." : "each request also reads its data.");
 }
 
 /** What the runs show, in one sentence each way. */

@@ -36,7 +36,10 @@ export interface Run {
   readonly usPerRequest: number;
   readonly p99Us: number;
   readonly kicksPerRequest: number;
-  /** System calls of the loop and of the device's notifier; the reads of data are not in it. */
+  /**
+   * System calls of the loop and of the device's notifier; the reads of data are not in it, but for
+   * `--vhost`.
+   */
   readonly syscallsPerRequest: number;
   /** Share of the time that the loop was in poll mode, its callbacks apart, from 0 to 1. */
   readonly pollShare: number;
@@ -51,7 +54,8 @@ const REMOVAL_SLACK_SECONDS = 0.25;
 const WARM_UP_SECONDS = 1;
 const PROGRESS_NS = 250e6;
 
-interface Sample {
+/** Counters at one end of a window. */
+export interface Sample {
   readonly atNs: number;
   readonly guest: GuestCounts;
   readonly systemCalls: number;
@@ -66,10 +70,12 @@ export async function measure(
   onProgress: ProgressListener | null,
 ): Promise<Run> {
   using scenario = new Scenario(plan, shim, file);
-  const warmUpSeconds = plan.removal
-    ? plan.idleSeconds + REMOVAL_SLACK_SECONDS
-    : Math.min(plan.idleSeconds, WARM_UP_SECONDS);
-  return await scenario.measureWindow(warmUpSeconds, plan.seconds, onProgress);
+  return await scenario.measureWindow(warmUpSeconds(plan), plan.seconds, onProgress);
+}
+
+/** How long a measurement waits for its window. */
+export function warmUpSeconds({ removal, idleSeconds }: RunPlan): number {
+  return removal ? idleSeconds + REMOVAL_SLACK_SECONDS : Math.min(idleSeconds, WARM_UP_SECONDS);
 }
 
 /** A context with its idle queues and the busy one; can be measured more than once. */
@@ -193,7 +199,8 @@ function addIdleQueues(
   while (queues.some((queue) => queue.used === 0)) ctx.poll(true);
 }
 
-function evaluate(plan: RunPlan, fdmon: FdmonName, start: Sample, end: Sample): Run {
+/** What the samples of a window say. */
+export function evaluate(plan: RunPlan, fdmon: FdmonName, start: Sample, end: Sample): Run {
   const elapsedNs = end.atNs - start.atNs;
   const guest = end.guest.since(start.guest);
   const requests = guest.requests;
