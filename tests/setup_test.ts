@@ -73,9 +73,9 @@ Deno.test("setup: does nothing where all is there", async () => {
 
 Deno.test("setup: bad arguments are usage errors", async () => {
   const bad: readonly [args: string[], message: string][] = [
-    [["--for", "fun"], "error: Cannot use --for fun as it is not run, bench or test\n"],
-    [["--for", ""], 'error: Cannot use --for "" as it is not run, bench or test\n'],
-    [["--for"], "error: option '--for <run|bench|test>' argument missing\n"],
+    [["--for", "fun"], "error: Cannot use --for fun as it is not run, bench, test or guest\n"],
+    [["--for", ""], 'error: Cannot use --for "" as it is not run, bench, test or guest\n'],
+    [["--for"], "error: option '--for <run|bench|test|guest>' argument missing\n"],
     [["extra"], "error: too many arguments for 'setup'"],
     [["--nope"], "error: unknown option '--nope'\n"],
   ];

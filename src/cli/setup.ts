@@ -101,10 +101,24 @@ const E2FSPROGS: Need = {
   isThere: () => ["mke2fs", "e2fsck", "debugfs"].every((name) => runs(`/usr/sbin/${name}`, ["-V"])),
 };
 
+const QEMU: Need = {
+  name: "QEMU for x86-64 and its storage daemon, for guests that use disks",
+  packages: { "apt-get": ["qemu-system-x86", "qemu-system-common"], dnf: [], pacman: [], apk: [] },
+  isThere: () =>
+    ["qemu-system-x86_64", "qemu-storage-daemon"].every((name) => runs(name, ["--version"])),
+};
+
+const BUSYBOX: Need = {
+  name: "a static busybox, of which guests are made",
+  packages: { "apt-get": ["busybox-static"], dnf: [], pacman: [], apk: [] },
+  isThere: () => runs("busybox", ["true"]) && !runs("ldd", ["/bin/busybox"]),
+};
+
 const NEEDS: Readonly<Record<SetupOptions["for"], readonly Need[]>> = {
   run: [LIBURING],
   bench: [LIBURING, COMPILER, LIBURING_HEADER, FIO],
   test: [LIBURING, COMPILER, LIBURING_HEADER, ARM64, NBD, E2FSPROGS],
+  guest: [LIBURING, COMPILER, QEMU, BUSYBOX],
 };
 
 const INSTALL: Readonly<Record<PackageManager, readonly string[]>> = {
@@ -126,8 +140,11 @@ const DISTRIBUTIONS: Readonly<Record<string, PackageManager>> = {
 
 /** Options of the command. */
 export interface SetupOptions {
-  /** What it is needed for: `"run"` the programs, `"bench"` them against floors, or `"test"` them. */
-  readonly for: "run" | "bench" | "test";
+  /**
+   * What it is needed for: `"run"` the programs, `"bench"` them against floors, `"test"` them, or
+   * serve disks to a `"guest"`.
+   */
+  readonly for: "run" | "bench" | "test" | "guest";
 }
 
 /**
@@ -136,6 +153,13 @@ export interface SetupOptions {
  * @returns the exit code: 0 when all is there in the end
  */
 export async function setup(options: SetupOptions): Promise<number> {
+  const exitCode = await install(options);
+  if (exitCode !== ExitCode.ok || options.for !== "guest") return exitCode;
+  const { fetchGuestKernel } = await import("./setup_guest.ts");
+  return await fetchGuestKernel();
+}
+
+async function install(options: SetupOptions): Promise<number> {
   const wanted = NEEDS[options.for].filter((need) => !need.isThere());
   for (const need of wanted) console.log(`setup: missing ${need.name}`);
   const manager = wanted.length === 0 ? undefined : await detectPackageManager();

@@ -1,0 +1,169 @@
+/**
+ * How many 4 KiB reads a second does a real guest make on one busy disk beside 24 idle ones of 32
+ * queues, all served by one process: this back end with and without idle removal, and
+ * qemu-storage-daemon. Turn by turn, medians; each turn boots a guest under QEMU.
+ *
+ *     deno task guest    # once, as it gets QEMU and a kernel
+ *     deno run -A bench/vhost_guest.ts [--idle-disks N] [--rounds N] [--seconds S] [--json]
+ */
+import { parseArgs } from "node:util";
+import { newFolder } from "../tests/child.ts";
+import { type MachineDisk, runMachine } from "../tests/guest/machine.ts";
+import { VhostCommand } from "../tests/vhost_command.ts";
+
+const { values } = parseArgs({
+  options: {
+    "idle-disks": { type: "string", default: "24" },
+    rounds: { type: "string", default: "3" },
+    seconds: { type: "string", default: "4" },
+    json: { type: "boolean", default: false },
+  },
+});
+const QUEUES = 32, MIB = 1 << 20, BUSY_MIB = 256;
+/** In which idle queues leave the poll list, before the load begins. */
+const IDLE_NS = 2e9, IDLE_WAIT_S = 3;
+const SECONDS_MAX = 170;
+const DEPTHS = [1, 32];
+
+interface Disk extends MachineDisk {
+  readonly file: string;
+}
+
+/** What a guest has measured; kicks only where the back end counts them. */
+interface Row {
+  readonly backEnd: string;
+  readonly depth: number;
+  readonly iops: number;
+  readonly kicksPerRequest: number | null;
+}
+
+const folder = newFolder();
+const job = `${folder}/job`;
+compile();
+const files = Array.from(
+  { length: Number(values["idle-disks"]) + 1 },
+  (_, index) => `${folder}/disk${index}`,
+);
+for (const [index, file] of files.entries()) fill(file, index === 0 ? BUSY_MIB : 1);
+
+/** The busy disk comes first, so that the guest calls it vda. */
+function makeDisks(turn: number): Disk[] {
+  return files.map((file, index) => ({
+    file,
+    socket: `${folder}/${turn}_${index}`,
+    numQueues: index === 0 ? 1 : QUEUES,
+  }));
+}
+
+function compile(): void {
+  const source = new URL("../tests/guest/job.c", import.meta.url).pathname;
+  const args = ["-O2", "-static", "-pthread", "-o", job, source];
+  const { success } = new Deno.Command("cc", { args }).outputSync();
+  if (!success) throw new Error("the load does not compile");
+}
+
+function fill(path: string, mib: number): void {
+  using file = Deno.openSync(path, { write: true, create: true });
+  for (let index = 0; index < mib; index++) file.writeSync(new Uint8Array(MIB).fill(index));
+}
+
+/** Boots a guest that reads at each depth; what it found. */
+async function guest(disks: readonly Disk[]): Promise<{ threads: number; iops: number }[]> {
+  const jobs = DEPTHS.map((depth) => `say $(job /dev/vda ${depth} ${values.seconds})`);
+  const lines = await runMachine({
+    disks,
+    script: [`sleep ${IDLE_WAIT_S}`, ...jobs].join("\n"),
+    programs: { job },
+    folder,
+  });
+  return lines.map((line) => JSON.parse(line));
+}
+
+async function ours(disks: readonly Disk[], removal: boolean): Promise<Row[]> {
+  const config = `${folder}/config`;
+  const devices = disks.map(({ numQueues, ...disk }) => ({ ...disk, "num-queues": numQueues }));
+  Deno.writeTextFileSync(config, JSON.stringify({ devices }));
+  const idleNs = removal ? IDLE_NS : Number.MAX_SAFE_INTEGER;
+  const args = ["--config", config, "--read-only", "--poll-idle-ns", `${idleNs}`];
+  await using command = new VhostCommand(args, SECONDS_MAX);
+  const { pid } = await command.next();
+  const jobs = await guest(disks);
+  Deno.kill(pid, "SIGTERM");
+  const { devices: [{ kicks, requests }] } = await command.next();
+  return jobs.map(({ threads, iops }) => ({
+    backEnd: `removal ${removal ? "on" : "off"}`,
+    depth: threads,
+    iops,
+    kicksPerRequest: kicks / requests,
+  }));
+}
+
+async function theirs(disks: readonly Disk[]): Promise<Row[]> {
+  const args = disks.flatMap(({ file, socket, numQueues }, index) => [
+    "--blockdev",
+    `driver=file,node-name=f${index},filename=${file},aio=io_uring,read-only=on`,
+    "--export",
+    `type=vhost-user-blk,id=e${index},node-name=f${index},addr.type=unix,addr.path=${socket},` +
+    `num-queues=${numQueues}`,
+  ]);
+  const daemon = new Deno.Command("qemu-storage-daemon", { args, stdin: "null" }).spawn();
+  try {
+    while (disks.some(({ socket }) => !isThere(socket))) {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    const jobs = await guest(disks);
+    return jobs.map(({ threads, iops }) => ({
+      backEnd: "qemu-storage-daemon",
+      depth: threads,
+      iops,
+      kicksPerRequest: null,
+    }));
+  } finally {
+    daemon.kill();
+    await daemon.status;
+  }
+}
+
+function isThere(path: string): boolean {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+const rows: Row[] = [];
+let turn = 0;
+for (let round = 0; round < Number(values.rounds); round++) {
+  for (const run of [(d: Disk[]) => ours(d, false), (d: Disk[]) => ours(d, true), theirs]) {
+    const found = await run(makeDisks(turn++));
+    for (const { backEnd, depth, iops, kicksPerRequest } of found) {
+      console.error(
+        `${backEnd}, depth ${depth}: ${Math.round(iops)} IOPS, kicks per request ` +
+          `${kicksPerRequest?.toFixed(4) ?? "unknown"}`,
+      );
+    }
+    rows.push(...found);
+  }
+}
+if (values.json) console.log(JSON.stringify({ rows }));
+else {
+  for (const depth of DEPTHS) {
+    const peer = median("qemu-storage-daemon", depth);
+    for (const backEnd of ["removal off", "removal on"]) {
+      const iops = median(backEnd, depth);
+      console.log(
+        `depth ${depth}, ${files.length - 1} x ${QUEUES} idle queues, ${backEnd}: ` +
+          `${Math.round(iops)} IOPS, ${(iops / peer).toFixed(2)} of qemu-storage-daemon's ` +
+          `${Math.round(peer)}`,
+      );
+    }
+  }
+}
+
+function median(backEnd: string, depth: number): number {
+  const all = rows.filter((row) => row.backEnd === backEnd && row.depth === depth)
+    .map(({ iops }) => iops).sort((one, other) => one - other);
+  return all[all.length >> 1];
+}
