@@ -31,6 +31,7 @@ export class VhostCommand implements AsyncDisposable {
 
   /** Waits for the end. */
   async end(): Promise<{ code: number; stderr: string }> {
+    while (!(await this.#lines.next()).done);
     const { code } = await this.#child.status;
     return { code, stderr: await this.#stderr };
   }
@@ -41,7 +42,6 @@ export class VhostCommand implements AsyncDisposable {
     } catch {
       // It has ended.
     }
-    while (!(await this.#lines.next()).done);
     await this.end();
   }
 }

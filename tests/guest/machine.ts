@@ -65,7 +65,8 @@ function diskArguments({ socket, numQueues }: MachineDisk, index: number): strin
   const slot = FIRST_SLOT + Math.floor(index / FUNCTIONS_PER_SLOT);
   const address = `addr=${slot}.${index % FUNCTIONS_PER_SLOT},multifunction=on`;
   return [
-    ...["-chardev", `socket,id=c${index},path=${socket}`],
+    // The back end may be restarted under the guest.
+    ...["-chardev", `socket,id=c${index},path=${socket},reconnect=1`],
     ...["-device", `vhost-user-blk-pci,chardev=c${index},num-queues=${numQueues},${address}`],
   ];
 }

@@ -134,3 +134,67 @@ Deno.test("guest: 24 disks of 32 queues and one of one queue, all served by one 
   const { devices: reports } = await command.next();
   assert(reports.every(({ requests }: { requests: number }) => requests > 1));
 });
+
+/** Sector that the host tells the guest by, which has the rest of the first 8 MiB. */
+const STOP_SECTOR = 16_384;
+
+const UNTIL_STOPPED = `
+sum() { md5sum | cut -d' ' -f1; }
+rounds=0 bad=0
+until [ "$(dd if=/dev/vda bs=512 skip=${STOP_SECTOR} count=1 iflag=direct 2>/dev/null | head -c 4)" = stop ]; do
+  dd if=/dev/urandom of=/data bs=1M count=4 2>/dev/null
+  dd if=/dev/vda of=/dev/null bs=4k skip=2048 count=500 iflag=direct 2>/dev/null &
+  dd if=/data of=/dev/vda bs=16k conv=fsync 2>/dev/null
+  wait
+  echo 3 > /proc/sys/vm/drop_caches
+  [ "$(sum < /data)" = "$(dd if=/dev/vda bs=16k count=256 2>/dev/null | sum)" ] || bad=$((bad+1))
+  rounds=$((rounds+1))
+done
+say rounds $rounds
+say bad $bad
+say errors $(dmesg | grep -ci 'i/o error')
+`;
+
+Deno.test("guest: nothing is lost when the back end is killed and started again", async () => {
+  const folder = newFolder(), socket = `${folder}/s`, disk = `${folder}/disk`;
+  makeDisk(disk, 64 * MIB, 0);
+  const args = ["--socket", socket, "--num-queues", "2", disk];
+  let command = new VhostCommand(args, SECONDS_MAX);
+  try {
+    let { pid } = await command.next();
+    const machine = runMachine({
+      disks: [{ socket, numQueues: 2 }],
+      script: UNTIL_STOPPED,
+      folder,
+    });
+    for (let kills = 0; kills < 3; kills++) {
+      await servesRequests(command, pid, 1000);
+      Deno.kill(pid, "SIGKILL");
+      await command.end();
+      command = new VhostCommand(args, SECONDS_MAX);
+      ({ pid } = await command.next());
+    }
+    await servesRequests(command, pid, 1000);
+    using file = Deno.openSync(disk, { write: true });
+    file.seekSync(STOP_SECTOR * 512, Deno.SeekMode.Start);
+    file.writeSync(new TextEncoder().encode("stop"));
+    const { rounds, ...said } = byWord(await machine);
+    assert(Number(rounds) > 0);
+    assertEquals(said, { bad: "0", errors: "0" });
+    Deno.kill(pid, "SIGTERM");
+    while ((await command.next()).event !== "ended");
+    assertEquals((await command.end()).code, 0);
+  } finally {
+    await command[Symbol.asyncDispose]();
+  }
+});
+
+/** Waits until so many requests were served. */
+async function servesRequests(command: VhostCommand, pid: number, count: number): Promise<void> {
+  for (;;) {
+    Deno.kill(pid, "SIGUSR1");
+    const { devices: [{ requests }] } = await command.next();
+    if (requests >= count) return;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
