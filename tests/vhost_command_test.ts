@@ -201,9 +201,11 @@ Deno.test("vhost-user-blk: a socket in use, or what is none, is left alone", asy
     [socket, `Cannot listen on ${socket} as another process does`],
     [disk, `Cannot listen on ${disk} as there is something that is no socket`],
   ];
-  for (const [path, message] of cases) {
+  for (
+    const [[path, message], threads] of cases.flatMap((one) => [[one, "1"], [one, "2"]] as const)
+  ) {
     const pidFile = `${folder}/pid`;
-    const words = ["vhost-user-blk", "--pid-file", pidFile, "--socket", path, disk];
+    const words = ["vhost-user-blk", "--threads", threads, "--pid-file", pidFile, "-k", path, disk];
     const { code, stdout, stderr } = await run(cliWords(words));
     assertEquals([code, stdout, stderr], [1, "", `error: ${message}\n`]);
     assert(!isThere(pidFile));

@@ -119,13 +119,19 @@ async function openThreads(ctx: AioContext, options: VhostOptions): Promise<Disk
   });
   return {
     // The assignment lasts as long as the thread.
-    serve: (plan) => pool.assign().thread.call("serve", plan),
+    serve: (plan) => pool.assign().thread.call("serve", plan).catch(throwForUser),
     reports: async () =>
       (await Promise.all(pool.threads.map((thread) => thread.call("reports")))).flat(),
     stats: () => pool.stats(),
     ended: Promise.race(pool.threads.map((thread) => thread.join())),
     [Symbol.asyncDispose]: () => pool.stop(),
   };
+}
+
+/** An error that comes from another thread has its name, but not its class. */
+function throwForUser(error: unknown): never {
+  const isForUsers = error instanceof Error && ["CommandError", "NotCapable"].includes(error.name);
+  throw isForUsers ? new CommandError(error.message) : error;
 }
 
 function writePidFile(path: string): Disposable {
