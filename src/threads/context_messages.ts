@@ -22,9 +22,9 @@ import {
   type ExposedFunction,
   type LinkEnd,
   type LinkEndParts,
-  RunningCalls,
   ServerEnd,
 } from "./link_end.ts";
+import { RunningCalls } from "./running_calls.ts";
 
 /** What messages need of their context. */
 export interface ContextMessageParts {
@@ -126,9 +126,12 @@ export class ContextMessages {
     return end;
   }
 
-  /** Closes a link. */
+  /** Closes a link; calls whose results are there have them. */
   close(end: ClientEnd): void {
-    if (!end.ended) this.#end(end, new TypeError("Cannot have the result as the peer is closed"));
+    if (end.ended) return;
+    end.closing = true;
+    while (!end.read());
+    this.#end(end, new TypeError("Cannot have the result as the peer is closed"));
   }
 
   /** A wake-up was accepted. */

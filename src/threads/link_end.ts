@@ -25,6 +25,7 @@ import {
   MessageOutlet,
   type OutletParts,
 } from "./message_outlet.ts";
+import type { RunningCalls } from "./running_calls.ts";
 
 /** Messages of one link that are taken before others have their turn. */
 const MESSAGES_PER_TURN = 256;
@@ -36,30 +37,6 @@ const encoder = new MessageEncoder(), decoder = new MessageDecoder();
 /** A function that is called from another thread. */
 // deno-lint-ignore no-explicit-any
 export type ExposedFunction = (...values: any[]) => unknown;
-
-/** Calls whose functions have begun and returned a promise that is not settled. */
-export class RunningCalls {
-  #count = 0;
-  #idle: PromiseWithResolvers<void> | null = null;
-
-  /** One has begun. */
-  begin(): void {
-    this.#count++;
-  }
-
-  /** One has ended. */
-  end(): void {
-    if (--this.#count !== 0) return;
-    this.#idle?.resolve();
-    this.#idle = null;
-  }
-
-  /** Settles when there is none. */
-  idle(): Promise<void> {
-    if (this.#count === 0) return Promise.resolve();
-    return (this.#idle ??= Promise.withResolvers<void>()).promise;
-  }
-}
 
 /** What a side of a link needs of its context. */
 export interface LinkEndParts extends OutletParts {
@@ -197,7 +174,10 @@ interface Outstanding {
 
 /** The side that calls. */
 export class ClientEnd extends LinkEnd {
+  /** What is read is read outside of iterations. */
+  closing = false;
   readonly #report: (error: unknown) => void;
+  readonly #reportLate: (error: unknown) => void;
   readonly #names = new Map<string, number>();
   readonly #calls: (Outstanding | null)[] = [];
   readonly #freeCalls: number[] = [];
@@ -207,6 +187,7 @@ export class ClientEnd extends LinkEnd {
   constructor(parts: LinkEndParts, link: Link) {
     super(parts, link, LinkSide.client);
     this.#report = parts.report;
+    this.#reportLate = parts.reportLate;
   }
 
   /** Sends a message that nobody answers; false where others still wait for room. */
@@ -262,7 +243,7 @@ export class ClientEnd extends LinkEnd {
   }
 
   #settle(kind: number, call: number, value: unknown): void {
-    if (call === -1) return this.#report(value);
+    if (call === -1) return this.closing ? this.#reportLate(value) : this.#report(value);
     const outstanding = this.#calls[call]!;
     this.#calls[call] = null;
     this.#freeCalls.push(call);

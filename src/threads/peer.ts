@@ -103,7 +103,7 @@ export class Peer<Functions = Readonly<Record<string, ExposedFunction>>> impleme
     return this.#end.outlet.drained();
   }
 
-  /** Ends it: calls without a result fail. */
+  /** Ends it: calls whose results have not come yet fail. */
   [Symbol.dispose](): void {
     this.#messages.close(this.#end);
   }
