@@ -3,6 +3,7 @@ import { assert } from "@std/assert";
 import { AioContext } from "../mod.ts";
 import { cliWords, FOLDER, type Result } from "./child.ts";
 import { type Form, NbdClient } from "./nbd_client.ts";
+import { newPath } from "./test_files.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const TIME_LIMIT_S = 60;
@@ -135,4 +136,29 @@ async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<stri
     text = lines.pop()!;
     yield* lines;
   }
+}
+
+/** A new file that is all hole. */
+export function newImage(bytes = 1 << 20): string {
+  const path = newPath();
+  Deno.writeFileSync(path, new Uint8Array());
+  Deno.truncateSync(path, bytes);
+  return path;
+}
+
+/** Whether something has that name. */
+export const isThere = (path: string): boolean => {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+/** Registers a test that needs programs of libnbd, or the system's Python. */
+export function testWith(program: string, name: string, test: () => Promise<void>): void {
+  const found = new Deno.Command("sh", { args: ["-c", `command -v ${program}`], stdout: "null" });
+  const ignore = !found.outputSync().success;
+  Deno.test({ name: ignore ? `${name} (skipped: no ${program})` : name, ignore, fn: test });
 }
