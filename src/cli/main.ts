@@ -178,7 +178,7 @@ function describeNbd(finish: (code: number) => void): Command {
     .addOption(option("-e, --shared <number>", "connections at a time, 0 for no limit", "0"))
     .addOption(option("--threads <number>", "threads that connections are spread over", "1"))
     .option("--fdmon <name>", "io_uring, epoll or poll (default: the best that works)")
-    .option("--poll-max-ns <ns>", "longest time to poll before sleeping, 0 for never")
+    .option("--poll-max-ns <ns>", "longest time to poll, 0 for never (default: 131072)")
     .option("--poll-grow <factor>", "factor by which that time grows")
     .option("--poll-shrink <divisor>", "divisor by which it shrinks")
     .option("--poll-idle-ns <ns>", "time after which what is idle is not polled")
