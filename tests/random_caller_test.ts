@@ -10,7 +10,7 @@ const PROCESSES = 4;
 /** Calls that make requests have to wait for turns of Deno's loop. */
 const REQUEST_SHARE = 0.04;
 const seed = Number(Deno.env.get("AIO_CONTEXT_SEED") ?? Math.floor(Math.random() * 2 ** 32));
-const calls = Number(Deno.env.get("AIO_CONTEXT_CALLS") ?? 300_000);
+const calls = Number(Deno.env.get("AIO_CONTEXT_CALLS") ?? 150_000);
 
 for (let process = 0; process < PROCESSES; process++) {
   Deno.test(`mod.ts: random calls, process ${process + 1} of ${PROCESSES}`, async () => {
