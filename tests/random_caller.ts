@@ -29,6 +29,11 @@ const THROWN: readonly unknown[] = [null, undefined, "thrown by a callback", 7n]
 const INNER =
   /assertion failed|^Cannot (read|set) properties|^(?!Cannot ).*is not (a function|iterable)|mix BigInt|call stack/;
 
+// A name that is made up may become a file or a socket here.
+const folder = Deno.makeTempDirSync({ prefix: "aio_test_" });
+Deno.chdir(folder);
+globalThis.addEventListener("unload", () => Deno.removeSync(folder, { recursive: true }));
+
 const [seed, calls] = Deno.args.map(Number);
 const [, , withRequests] = Deno.args;
 const random = new Random(seed);
