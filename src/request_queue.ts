@@ -16,6 +16,12 @@ import type { Trace } from "./trace.ts";
 /** Requests in flight, but for the rest of a chain: more than a process can have open files. */
 const IN_FLIGHT_MAX = 65_536;
 
+/**
+ * Requests answered at once between two iterations at most, lest a program that makes them for ever
+ * keeps the loop from everybody else.
+ */
+const ANSWERED_MAX = 32;
+
 const FIRST_CAPACITY = 256;
 /** Words of a completion: slot, result, flags. */
 const COMPLETION_WORDS = 4;
@@ -29,7 +35,7 @@ export class RequestQueue {
   device: RequestDevice | null = null;
   /** Requests in flight that are a matter for a disk. */
   diskInFlight = 0;
-  /** Requests answered since the last iteration without being added: see cached_reads.ts. */
+  /** Requests answered since the last iteration without being added: reads of the cache, and sends. */
   answered = 0;
   /** Completions that the last iteration found. */
   batch = 0;
@@ -146,6 +152,11 @@ export class RequestQueue {
     this.#head = 0;
     this.#tail = words / COMPLETION_WORDS;
     this.completed(slot, result, flags);
+  }
+
+  /** Whether one more request may be answered at once, without being added. */
+  get mayAnswer(): boolean {
+    return this.answered < ANSWERED_MAX;
   }
 
   /**

@@ -5,7 +5,9 @@
  * make due alternate, so a request costs no trip through Deno's loop. Between two turns Deno's own
  * timers and I/O have theirs: a turn lasts, and sleeps, a millisecond at first and a few where nothing
  * happens; then another thread waits in the loop's place, and this one is Deno's alone. Where there is
- * no fd or thread for that, the turns go on. When nothing in the context can ever happen nobody waits
+ * no fd or thread for that, the turns go on. Where the thread is the context's nobody waits in its
+ * place: it sleeps itself, for longer and longer between two turns of Deno's, unless something is
+ * hosted that Deno has to do. When nothing in the context can ever happen nobody waits
  * for it until it is changed. When Deno has nothing to wait for either, that is a deadlock: Deno ends,
  * but the promise rejects before; at the top level of a module Deno itself says which `await` it is.
  * Invariant: while runs are unsettled a turn is scheduled, or running, or the context sleeps, or the

@@ -15,8 +15,6 @@ import type { System } from "../../ffi/system.ts";
 import type { RequestQueue } from "../request_queue.ts";
 import type { RequestView } from "./buffers.ts";
 
-/** Reads answered between two iterations at most. */
-const ANSWERED_MAX = 32;
 /** From so many completions in an iteration on a ring is asked rather than the cache. */
 const BATCH_MIN = 8;
 /** Reads that do not ask after misses at most. */
@@ -48,7 +46,7 @@ export class CachedReads {
   /** Whether it pays to ask about a file now. To be called for each read, before `read`. */
   isWorthwhile(history: CacheHistory): boolean {
     const queue = this.#queue;
-    if (history.unsupported || queue.answered >= ANSWERED_MAX) return false;
+    if (history.unsupported || !queue.mayAnswer) return false;
     if (queue.batch >= BATCH_MIN && queue.device?.batches === true) return false;
     if (history.skip === 0) return true;
     history.skip--;

@@ -15,8 +15,6 @@ import { PollEvent, type System } from "../../ffi/system.ts";
 import type { RequestQueue } from "../request_queue.ts";
 import type { IoRequest } from "./promised_request.ts";
 
-/** Requests answered between two iterations at most, reads among them. */
-const ANSWERED_MAX = 32;
 /** From so many completions in an iteration on they are left to the ring. */
 const BATCH_MIN = 4;
 
@@ -37,7 +35,7 @@ export class DirectSends {
   /** Whether a request is a send that is better made at once. */
   isWorthwhile({ operation }: IoRequest): boolean {
     if (operation.events !== PollEvent.out || operation.disk) return false;
-    return this.#queue.answered < ANSWERED_MAX && this.#queue.batch < BATCH_MIN;
+    return this.#queue.mayAnswer && this.#queue.batch < BATCH_MIN;
   }
 
   /**
