@@ -5,8 +5,8 @@
  * of `--json`, or for the pid file. SIGTERM and SIGINT end it in good order, a second one at once.
  * Invariant: whichever way it ends, short of SIGKILL, no socket path, pid file or open file is left.
  */
-import { AioContext, MemFd, type RunScope, SignalFd } from "../../mod.ts";
-import { CommandError, ExitCode } from "./exit.ts";
+import { AioContext, MemFd, type RunScope } from "../../mod.ts";
+import { ExitCode } from "./exit.ts";
 import { Acceptor } from "./nbd_acceptor.ts";
 import { type NbdArguments, type NbdOptions, parseNbdOptions } from "./nbd_options.ts";
 import type { DiskPlan } from "./nbd_plan.ts";
@@ -14,10 +14,7 @@ import { sayListening, sayStats } from "./nbd_report.ts";
 import type { DiskOrder } from "./nbd_service.ts";
 import { openServing } from "./nbd_serving.ts";
 import { openDoors } from "./nbd_sockets.ts";
-
-/** The exit code of a program that a signal has ended is above this by the signal's number. */
-const SIGNAL_EXIT = 128;
-const SIGINT = 2, SIGTERM = 15;
+import { heedSignals, writePidFile } from "./service.ts";
 
 /** Serves; returns the exit code once it has ended. */
 export async function nbd(args: NbdArguments, files: readonly string[]): Promise<number> {
@@ -58,43 +55,11 @@ async function serve(
     for (const { remove } of doors) remove();
     for (const { listener } of doors) await listener.close();
   });
-  const { pidFile } = options;
-  if (pidFile !== undefined) {
-    writePidFile(pidFile);
-    opened.defer(() => removePidFile(pidFile));
-  }
+  opened.use(writePidFile(options.pidFile));
   for (const { listener } of doors) acceptor.accept(listener);
   sayListening(ctx.fdmon.name, doors, serving.facts, options);
   listening = true;
   await Promise.race([ended.promise, acceptor.failed, serving.failed]);
-}
-
-/** What signals ask for. */
-interface SignalActions {
-  readonly end: () => void;
-  readonly tell: () => Promise<void>;
-}
-
-/** Does what signals ask for, until it is disposed. */
-function heedSignals(ctx: AioContext, { end, tell }: SignalActions): Disposable {
-  const signals = new SignalFd(["SIGINT", "SIGTERM", "SIGUSR1"]);
-  let ending = false;
-  const ioRead = (): void => {
-    const signal = signals.read()?.signal;
-    if (signal === undefined) return;
-    // While it begins or ends there is nothing to be told.
-    if (signal === "SIGUSR1") return void tell().catch(() => {});
-    if (ending) Deno.exit(SIGNAL_EXIT + (signal === "SIGINT" ? SIGINT : SIGTERM));
-    ending = true;
-    end();
-  };
-  ctx.setFdHandler(signals.fd, { ioRead });
-  return {
-    [Symbol.dispose]() {
-      ctx.setFdHandler(signals.fd, null);
-      signals[Symbol.dispose]();
-    },
-  };
 }
 
 /** A disk in memory is a file without a name, which all threads can open. */
@@ -110,21 +75,4 @@ function orderOf(
   const memory = opened.use(new MemFd(`nbd ${name}`.slice(0, 60), { size: source }));
   const path = `/proc/self/fd/${memory.fd}`;
   return { ...known, path, device: { readOnly, discard: device.discard } };
-}
-
-function writePidFile(path: string): void {
-  try {
-    Deno.writeTextFileSync(path, `${Deno.pid}\n`);
-  } catch (error) {
-    throw new CommandError(`Cannot write --pid-file ${path}: ${(error as Error).message}`);
-  }
-}
-
-function removePidFile(path: string): void {
-  try {
-    // It may be that of a successor by now.
-    if (Deno.readTextFileSync(path) === `${Deno.pid}\n`) Deno.removeSync(path);
-  } catch {
-    // Somebody was faster.
-  }
 }

@@ -8,9 +8,10 @@ import type { FileBlockDeviceOptions } from "../block/mod.ts";
 import { UsageError } from "./exit.ts";
 import { type DiskPlan, planDisks } from "./nbd_plan.ts";
 import { oneOf, wholeNumber } from "./option_values.ts";
+import { parsePollParams, type PollArguments } from "./poll_options.ts";
 
 /** The options as the command line gives them. */
-export interface NbdArguments {
+export interface NbdArguments extends PollArguments {
   readonly export?: readonly string[];
   readonly memory?: readonly string[];
   readonly socket?: string;
@@ -23,11 +24,6 @@ export interface NbdArguments {
   readonly shared: string;
   readonly threads: string;
   readonly fdmon?: string;
-  readonly pollMaxNs?: string;
-  readonly pollGrow?: string;
-  readonly pollShrink?: string;
-  readonly pollIdleNs?: string;
-  readonly pollWeight?: string;
   readonly pidFile?: string;
   readonly json?: boolean;
   readonly verbose?: boolean;
@@ -64,13 +60,11 @@ const PORT = 10_809, PORT_MAX = 65_535;
 const LOOPBACK = "127.0.0.1";
 const SHARED_MAX = 1_000_000, THREADS_MAX = 256;
 /** A second; nothing is worth more polling. */
-const POLL_MAX_NS = 1e9;
 /**
  * Longer than a context polls by default: a client that waits for each answer takes 20 to 100 us to come
  * back, as it has to wake up. Reads one by one were 1.2 to 1.9 times as many.
  */
 const POLL_DEFAULT_NS = 131_072;
-const FACTOR_MAX = 1_000_000, WEIGHT_MAX = 16, IDLE_NS_MAX = Number.MAX_SAFE_INTEGER;
 const FDMON_NAMES: readonly FdmonName[] = ["io_uring", "epoll", "poll"];
 const CACHES = ["writeback", "writethrough", "none", "directsync", "unsafe"] as const;
 
@@ -86,7 +80,7 @@ export function parseNbdOptions(args: NbdArguments, files: readonly string[]): N
     threads: wholeNumber("--threads", args.threads, 1, THREADS_MAX),
     context: {
       fdmon: args.fdmon === undefined ? undefined : oneOf("--fdmon", args.fdmon, FDMON_NAMES),
-      pollParams: parsePollParams(args),
+      pollParams: pollParamsOf(args),
     },
     pidFile: args.pidFile === undefined ? undefined : fileName("--pid-file", args.pidFile),
     json: args.json === true,
@@ -130,22 +124,10 @@ function parseAddress(text: string): IpAddress {
   return { hostname: ipv6 ?? (host || LOOPBACK), port: number };
 }
 
-function parsePollParams(args: NbdArguments): Partial<PollParams> {
-  const params: Partial<PollParams> = {};
-  const read = (name: keyof PollParams, option: string, text: string | undefined, max: number) => {
-    if (text !== undefined) params[name] = wholeNumber(option, text, 0, max);
-  };
-  read("maxNs", "--poll-max-ns", args.pollMaxNs, POLL_MAX_NS);
-  // With one processor whoever is waited for could not go on meanwhile.
-  if (navigator.hardwareConcurrency > 1) params.maxNs ??= POLL_DEFAULT_NS;
-  read("grow", "--poll-grow", args.pollGrow, FACTOR_MAX);
-  read("shrink", "--poll-shrink", args.pollShrink, FACTOR_MAX);
-  read("idleNs", "--poll-idle-ns", args.pollIdleNs, IDLE_NS_MAX);
-  read("weight", "--poll-weight", args.pollWeight, WEIGHT_MAX);
-  if (params.grow === 1) {
-    throw new UsageError("Cannot use --poll-grow 1 as a factor of 1 never grows");
-  }
-  return params;
+/** With one processor whoever is waited for could not go on meanwhile, and nothing is polled for. */
+function pollParamsOf(args: NbdArguments): Partial<PollParams> {
+  const given = parsePollParams(args);
+  return navigator.hardwareConcurrency === 1 ? given : { maxNs: POLL_DEFAULT_NS, ...given };
 }
 
 function fileName(option: string, path: string): string {

@@ -5,12 +5,13 @@
  * `--device name=value,...`, and by an object in the file of `--config`. What is given as an option
  * also holds for disks described in the other ways that say nothing of it.
  */
-import type { AioContextOptions, FdmonName, PollParams } from "../../mod.ts";
+import type { AioContextOptions, FdmonName } from "../../mod.ts";
 import { CommandError, UsageError } from "./exit.ts";
 import { oneOf, wholeNumber } from "./option_values.ts";
+import { parsePollParams, type PollArguments } from "./poll_options.ts";
 
 /** The options as the command line gives them. */
-export interface VhostArguments {
+export interface VhostArguments extends PollArguments {
   readonly socket?: string;
   readonly numQueues?: string;
   readonly serial?: string;
@@ -62,8 +63,6 @@ const QUEUES_MAX = 256, SERIAL_MAX = 20, THREADS_MAX = 256;
 /** Bytes of a path in a unix socket's address, its end included. */
 const SOCKET_PATH_MAX = 107;
 /** A second; nothing is worth more polling. */
-const POLL_MAX_NS = 1e9;
-const FACTOR_MAX = 1_000_000, WEIGHT_MAX = 16, IDLE_NS_MAX = Number.MAX_SAFE_INTEGER;
 
 /** Names in `--device` and `--config`, and whether they stand for yes or no. */
 const DEVICE_NAMES: Readonly<Record<string, "text" | "flag">> = {
@@ -103,22 +102,6 @@ export function parseVhostOptions(args: VhostArguments, file: string | undefined
     pidFile: args.pidFile,
     json: args.json === true,
   };
-}
-
-function parsePollParams(args: VhostArguments): Partial<PollParams> {
-  const params: Partial<PollParams> = {};
-  const read = (name: keyof PollParams, option: string, text: string | undefined, max: number) => {
-    if (text !== undefined) params[name] = wholeNumber(option, text, 0, max);
-  };
-  read("maxNs", "--poll-max-ns", args.pollMaxNs, POLL_MAX_NS);
-  read("grow", "--poll-grow", args.pollGrow, FACTOR_MAX);
-  read("shrink", "--poll-shrink", args.pollShrink, FACTOR_MAX);
-  read("idleNs", "--poll-idle-ns", args.pollIdleNs, IDLE_NS_MAX);
-  read("weight", "--poll-weight", args.pollWeight, WEIGHT_MAX);
-  if (params.grow === 1) {
-    throw new UsageError("Cannot use --poll-grow 1 as a factor of 1 never grows");
-  }
-  return params;
 }
 
 /** The disk of the options themselves, where there is one. */

@@ -5,9 +5,10 @@
  * disk lives in one of several IOThreads. What is opened and listened on is in vhost_disks.ts. The
  * standard output has JSON or nothing, the standard error what happens.
  */
-import { AioContext, type AioStats, IOThreadPool, type RunScope, SignalFd } from "../../mod.ts";
+import { AioContext, type AioStats, IOThreadPool, type RunScope } from "../../mod.ts";
 import { CommandError, ExitCode } from "./exit.ts";
 import { whole } from "./scale_report.ts";
+import { heedSignals, writePidFile } from "./service.ts";
 import { type default as serveDisks, type DiskReport, DiskSet } from "./vhost_disks.ts";
 import {
   type DiskPlan,
@@ -25,16 +26,6 @@ interface DiskHome extends AsyncDisposable {
   /** Rejects where a disk cannot be served any more; never resolves while they are. */
   readonly ended: Promise<unknown>;
 }
-
-/** What a signal asks for. */
-interface SignalActions {
-  readonly end: () => void;
-  readonly tell: () => void;
-}
-
-/** The exit code of a program that a signal has ended is above this by the signal's number. */
-const SIGNAL_EXIT = 128;
-const SIGINT = 2, SIGTERM = 15;
 
 /** Serves; returns the exit code once it has ended. */
 export async function vhostUserBlk(args: VhostArguments, file?: string): Promise<number> {
@@ -60,12 +51,12 @@ async function serve(ctx: AioContext, scope: RunScope, options: VhostOptions): P
   };
   using _signals = heedSignals(ctx, {
     end: told.resolve,
-    tell: () => tell("stats").catch(() => {}),
+    tell: () => tell("stats"),
   });
   await using opened = threads === 1 ? openHere(ctx, scope) : await openThreads(ctx, options);
   const devices = [];
   for (const plan of disks) devices.push({ ...plan, size: await opened.serve(plan) });
-  using _pidFile = pidFile === undefined ? null : writePidFile(pidFile);
+  using _pidFile = writePidFile(pidFile);
   home = opened;
   if (json) {
     const { name } = ctx.fdmon;
@@ -73,27 +64,6 @@ async function serve(ctx: AioContext, scope: RunScope, options: VhostOptions): P
   } else for (const device of devices) console.error(describe(device));
   await Promise.race([told.promise, opened.ended]);
   await tell("ended");
-}
-
-/** Does what signals ask for, until it is disposed; who asks for the end twice has it at once. */
-function heedSignals(ctx: AioContext, { end, tell }: SignalActions): Disposable {
-  const signals = new SignalFd(["SIGINT", "SIGTERM", "SIGUSR1"]);
-  let ending = false;
-  const ioRead = (): void => {
-    const signal = signals.read()?.signal;
-    if (signal === undefined) return;
-    if (signal === "SIGUSR1") return tell();
-    if (ending) Deno.exit(SIGNAL_EXIT + (signal === "SIGINT" ? SIGINT : SIGTERM));
-    ending = true;
-    end();
-  };
-  ctx.setFdHandler(signals.fd, { ioRead });
-  return {
-    [Symbol.dispose]() {
-      ctx.setFdHandler(signals.fd, null);
-      signals[Symbol.dispose]();
-    },
-  };
 }
 
 /** All disks on the context of the command. */
@@ -132,16 +102,6 @@ async function openThreads(ctx: AioContext, options: VhostOptions): Promise<Disk
 function throwForUser(error: unknown): never {
   const isForUsers = error instanceof Error && ["CommandError", "NotCapable"].includes(error.name);
   throw isForUsers ? new CommandError(error.message) : error;
-}
-
-function writePidFile(path: string): Disposable {
-  try {
-    Deno.writeTextFileSync(path, `${Deno.pid}\n`);
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new CommandError(`Cannot write --pid-file ${path} as ${reason}`);
-  }
-  return { [Symbol.dispose]: () => Deno.removeSync(path) };
 }
 
 function print(value: unknown): void {
