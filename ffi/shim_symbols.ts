@@ -33,9 +33,9 @@ export const shimSymbols = {
   aio_ppoll: { parameters: ["pointer", "u32", "pointer"], result: "i32" },
   // int32_t aio_pread(int32_t fd, void *buffer, uint32_t length, double offset)
   aio_pread: { parameters: ["i32", "pointer", "u32", "f64"], result: "i32" },
-  // int32_t aio_pread_cached(int32_t fd, void *buffer, uint32_t length, double offset): the buffer
-  // is used during the call alone, so it can be anybody's
-  aio_pread_cached: { parameters: ["i32", "buffer", "u32", "f64"], result: "i32" },
+  // int32_t aio_pread_cached(int32_t fd, uint8_t *buffer, uint32_t start, uint32_t length, double
+  // offset): the buffer is used during the call alone, so it can be anybody's
+  aio_pread_cached: { parameters: ["i32", "buffer", "u32", "u32", "f64"], result: "i32" },
   // int32_t aio_execute(const struct aio_sqe *sqe)
   aio_execute: { parameters: ["pointer"], result: "i32" },
   // int32_t aio_pool_open(uint32_t threads, uint32_t capacity, int32_t event_fd, void **pool)

@@ -73,8 +73,8 @@ AIO_EXPORT int32_t aio_ppoll(void *fds, uint32_t count,
 			     const double *timeout_ns);
 AIO_EXPORT int32_t aio_pread(int32_t fd, void *buffer, uint32_t length,
 			     double offset);
-AIO_EXPORT int32_t aio_pread_cached(int32_t fd, void *buffer, uint32_t length,
-				    double offset);
+AIO_EXPORT int32_t aio_pread_cached(int32_t fd, uint8_t *buffer, uint32_t start,
+				    uint32_t length, double offset);
 
 /* Opcodes that aio_execute() knows; io_uring has the numbers but the last. */
 enum aio_op {

@@ -123,10 +123,10 @@ int32_t aio_ppoll(void *fds, uint32_t count, const double *timeout_ns)
  * What the page cache has, at once: -EAGAIN where a disk would have to be
  * waited for, and perhaps less than there is.
  */
-int32_t aio_pread_cached(int32_t fd, void *buffer, uint32_t length,
-			 double offset)
+int32_t aio_pread_cached(int32_t fd, uint8_t *buffer, uint32_t start,
+			 uint32_t length, double offset)
 {
-	struct iovec part = { buffer, length };
+	struct iovec part = { buffer + start, length };
 
 	return result(preadv2(fd, &part, 1, (off_t)offset, RWF_NOWAIT));
 }

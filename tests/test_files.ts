@@ -10,6 +10,12 @@ export function newPath(): string {
   return `${folder}/file${++files}`;
 }
 
+/** The filesystem of the files can say what the page cache has; that of memory cannot. */
+export function tellsCache(): boolean {
+  const { stdout } = new Deno.Command("stat", { args: ["-f", "-c", "%T", folder] }).outputSync();
+  return new TextDecoder().decode(stdout).trim() !== "tmpfs";
+}
+
 /** Opens a new file for reading and writing. */
 export function openNew(ctx: AioContext, options: OpenFileOptions = {}): Promise<AioFile> {
   return ctx.openFile(newPath(), { read: true, write: true, create: true, ...options });

@@ -5,7 +5,7 @@
  * concurrently and complete in any order; closing waits for those that are in flight. Invariant:
  * once `close` has been called no request is made with the number of the fd.
  */
-import type { RequestView } from "./buffers.ts";
+import { type RequestView, typedArrayBytes } from "./buffers.ts";
 import { CacheHistory } from "./cached_reads.ts";
 import { IoOwner, type OwnerKind } from "./io_owner.ts";
 import type { IoRequests } from "./io_request.ts";
@@ -114,6 +114,31 @@ export class AioFile implements AsyncDisposable {
     const owner = this.#owner;
     if (!isOffset(offset)) return Promise.reject(badWhole("offset", offset));
     return owner.io.read(owner, this.#history, buffer, offset, options);
+  }
+
+  /**
+   * Reads at once what the page cache has, without waiting for a disk; `read` has to follow where it
+   * has not. After a miss it does not ask again before more of those have been made, twice as many
+   * after each. A caller that reads much has to give others their turn.
+   *
+   * @param memory any memory; it is used during the call alone
+   * @param start where in the memory, in bytes
+   * @param length bytes to be read
+   * @param offset where in the file, in bytes
+   * @returns true when all of it has been read; false when it is not cached, the file is open past
+   *   the cache, or the filesystem cannot tell
+   * @throws {TypeError} or {RangeError} for bad arguments, or when the file is closed
+   */
+  tryRead(memory: Uint8Array, start: number, length: number, offset: number): boolean {
+    const owner = this.#owner, history = this.#history;
+    if (!isOffset(offset)) throw badWhole("offset", offset);
+    const byteLength = typedArrayBytes(memory);
+    if (!isOffset(start) || !isOffset(length) || start + length > byteLength) {
+      throw new RangeError(
+        `Cannot read to ${String(start)}, ${String(length)} bytes, as there are ${byteLength}`,
+      );
+    }
+    return history !== null && owner.io.tryRead(owner, history, memory, start, length, offset);
   }
 
   /**

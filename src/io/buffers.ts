@@ -175,6 +175,19 @@ function arrayOf(view: ArrayBufferView): Uint8Array {
   );
 }
 
+/**
+ * The length of a typed array as the engine knows it.
+ *
+ * @throws {TypeError} when it is none
+ */
+export function typedArrayBytes(array: unknown): number {
+  try {
+    return byteLengthOf.call(array);
+  } catch {
+    throw new TypeError(`Cannot use the memory as it is no typed array: ${typeof array}`);
+  }
+}
+
 /** All bytes of a view that `locate` has accepted. */
 export function bytesOf(view: RequestView): Uint8Array {
   if (tagOf.call(view) === undefined) return arrayOf(view);

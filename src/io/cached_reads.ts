@@ -3,11 +3,14 @@
  *
  * preadv2(2) with RWF_NOWAIT copies what is cached and never waits for a disk. Where a file is
  * cached that is the fastest a single read can be, on every backend, and as it is over when the
- * call returns it may use anybody's memory without a copy. Many at once are faster on a ring, which
- * takes them all with one call. Where a file is not cached, asking costs a system call in vain, so
- * after a miss the next reads do not ask, twice as many after each. Only so many are answered
- * between two iterations, lest a program that reads for ever keeps the loop from everybody else;
- * what goes through the ring then shows how many there are at once.
+ * call returns it may use anybody's memory without a copy. Where a file is not cached, asking costs
+ * a system call in vain, so after a miss the next reads do not ask, twice as many after each.
+ *
+ * Reads with a promise are asked for one at a time, as programs await them, or many at once, which
+ * are faster on a ring that takes them all with one call. Only so many are answered between two
+ * iterations, lest a program that reads for ever keeps the loop from everybody else; what goes
+ * through the ring then shows how many there are at once. None of that is for `tryRead`, which has
+ * no promise and whose caller decides when others have their turn.
  */
 import { Errno } from "../../ffi/errno.ts";
 import type { Shim } from "../../ffi/shim_symbols.ts";
@@ -28,6 +31,11 @@ export class CacheHistory {
   skipped = 0;
   /** The filesystem cannot tell. */
   unsupported = false;
+
+  /** Whether what is known lets hope for a hit. */
+  get isPromising(): boolean {
+    return this.skip === 0 && !this.unsupported;
+  }
 }
 
 /** Asks the page cache, for the files of one context. */
@@ -43,33 +51,37 @@ export class CachedReads {
     this.#queue = queue;
   }
 
-  /** Whether it pays to ask about a file now. To be called for each read, before `read`. */
+  /** Whether it pays to ask for a read with a promise now. */
   isWorthwhile(history: CacheHistory): boolean {
     const queue = this.#queue;
-    if (history.unsupported || !queue.mayAnswer) return false;
-    if (queue.batch >= BATCH_MIN && queue.device?.batches === true) return false;
-    if (history.skip === 0) return true;
-    history.skip--;
-    return false;
+    if (!history.isPromising || !queue.mayAnswer) return false;
+    return queue.batch < BATCH_MIN || queue.device?.batches !== true;
+  }
+
+  /** Counts a read with a promise: one that was answered at once, or is made without asking. */
+  count(history: CacheHistory, answered: boolean): void {
+    if (answered) this.#queue.answered++;
+    else if (history.skip !== 0) history.skip--;
   }
 
   /**
    * Reads what is asked for if all of it is cached.
    *
-   * @param view the memory; `byteLength` is its length
+   * @param view the memory
+   * @param start where in it, in bytes; it ends at `start + byteLength` or later
    * @returns whether it has been read
    */
   read(
     history: CacheHistory,
     fd: number,
     view: RequestView,
+    start: number,
     byteLength: number,
     offset: number,
   ): boolean {
     this.#system.calls++;
-    const result = this.#read(fd, view as Uint8Array<ArrayBuffer>, byteLength, offset);
+    const result = this.#read(fd, view as Uint8Array<ArrayBuffer>, start, byteLength, offset);
     if (result === byteLength) {
-      this.#queue.answered++;
       history.skipped = 0;
       return true;
     }

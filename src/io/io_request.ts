@@ -142,14 +142,36 @@ export class IoRequests {
         this.requireOpen("read");
         this.#location.locate(view);
         const { byteLength } = this.#location;
-        if (byteLength <= TRANSFER_MAX && this.#cached.read(history, fd, view, byteLength, off)) {
+        if (
+          byteLength <= TRANSFER_MAX && this.#cached.read(history, fd, view, 0, byteLength, off)
+        ) {
+          this.#cached.count(history, true);
           return Promise.resolve(byteLength);
         }
-      }
+      } else if (history !== null) this.#cached.count(history, false);
     } catch (error) {
       return Promise.reject(error);
     }
     return this.transfer(FileOperation.read, owner, view, off, 0, options);
+  }
+
+  /**
+   * Reads from a file if the page cache is likely to have all of it, and has.
+   *
+   * @returns whether it has been read
+   */
+  tryRead(
+    owner: IoOwner,
+    history: CacheHistory,
+    memory: Uint8Array,
+    start: number,
+    length: number,
+    off: number,
+  ): boolean {
+    const { fd } = owner;
+    if (!history.isPromising || length > TRANSFER_MAX) return false;
+    this.requireOpen("read");
+    return this.#cached.read(history, fd, memory, start, length, off);
   }
 
   /**
