@@ -8,7 +8,7 @@ import {
   type FileCache,
   MemoryBlockDevice,
 } from "../src/block/mod.ts";
-import { newPath, pattern, rejection } from "./test_files.ts";
+import { newPath, pattern, rejection, tellsCache } from "./test_files.ts";
 import { Random } from "./random_values.ts";
 import { codeOf, eachLoop, isSame, SEED } from "./test_sockets.ts";
 
@@ -51,6 +51,7 @@ for (const [kind, make] of Object.entries(DEVICES)) {
       }
       return buffers;
     };
+    let tried = 0;
     for (let step = 0; step < 150; step++) {
       const first = random.below(blocks);
       const longest = Math.min(
@@ -78,7 +79,10 @@ for (const [kind, make] of Object.entries(DEVICES)) {
           break;
         case 2: {
           const buffers = buffersOf(length);
-          await device.read(buffers, offset);
+          const [buffer] = buffers, whole = buffers.length === 1;
+          const memory = new Uint8Array(buffer.buffer);
+          if (whole && device.tryRead?.(memory, buffer.byteOffset, length, offset)) tried++;
+          else await device.read(buffers, offset);
           let at = offset;
           for (const buffer of buffers) {
             assert(isSame(buffer, model.subarray(at, at += buffer.length)), `step ${step}`);
@@ -98,6 +102,8 @@ for (const [kind, make] of Object.entries(DEVICES)) {
         }
       }
     }
+    const isCached = kind === "memory" || (kind !== "direct" && tellsCache());
+    assertEquals(tried !== 0, isCached, `${tried} reads without waiting`);
     await device.flush();
     await device.cache(0, SIZE);
     if (device.canTrim) await device.trim(0, SIZE, { fua: true });

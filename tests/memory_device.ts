@@ -20,6 +20,8 @@ export class TestDevice implements BlockDevice {
   gate: Promise<void> | null = null;
   /** Operations that have begun and not ended. */
   running = 0;
+  /** Reads without waiting, for tests that want it. */
+  tryRead?: BlockDevice["tryRead"];
 
   constructor(readonly size: number) {
     this.bytes = new Uint8Array(size);

@@ -10,7 +10,7 @@ import { eachFdmon, onIoUring } from "./each_fdmon.ts";
 import { TestDevice } from "./memory_device.ts";
 import { countFds } from "./open_files.ts";
 import { Random } from "./random_values.ts";
-import { abstractName, eachLoop, goOn } from "./test_sockets.ts";
+import { abstractName, eachLoop, goOn, isSame } from "./test_sockets.ts";
 import { TestDisk, withDriver } from "./vhost_kit.ts";
 
 const SEED = Number(Deno.env.get("AIO_TEST_SEED") ?? Math.floor(Math.random() * 2 ** 32));
@@ -244,7 +244,12 @@ for (const rings of RINGS) {
         const random = new Random(SEED);
         const device = makeDevice();
         const plain = device.read.bind(device);
-        // Some are answered at once, some later.
+        device.tryRead = (memory, start, length, offset) => {
+          if (random.once(3)) return false;
+          memory.set(device.bytes.subarray(offset, offset + length), start);
+          return true;
+        };
+        // Of the others, some are answered soon, some later.
         device.read = async (buffers, offset) => {
           for (let hops = random.below(4); hops > 0; hops--) await goOn(random.once(20) ? 1 : 0);
           await plain(buffers, offset);
@@ -301,6 +306,49 @@ eachLoop("VhostUserBlk: a guest is called once for what completes together", asy
     assertEquals([back, disk.disk.counts.calls - before], [32, 1]);
   });
 });
+
+eachLoop(
+  "VhostUserBlk: what a device reads without waiting is answered as it is taken",
+  async (ctx) => {
+    const device = makeDevice();
+    let tries = 0;
+    device.tryRead = (memory, start, length, offset) => {
+      if (offset === 512) throw new Error("thrown at once");
+      if (++tries % 4 === 0) return false;
+      memory.set(device.bytes.subarray(offset, offset + length), start);
+      return true;
+    };
+    const options = { eventIndex: false, queueSize: 256 };
+    await withDriver(ctx, device, options, async (driver, _, disk) => {
+      const [queue] = driver.queues;
+      const { promise, resolve } = Promise.withResolvers<void>();
+      device.gate = promise;
+      const before = disk.disk.counts.calls;
+      const { slots } = queue;
+      for (let slot = 0; slot < slots; slot++) queue.post(slot, slot % 1000 + 2);
+      queue.publish();
+      while (device.running < slots / 4) await goOn(1);
+      let back = 0;
+      const check = () => {
+        for (; queue.takeUsed(); back++) {
+          assertEquals([queue.usedStatus, queue.usedWritten], [ok, 4097]);
+          const at = (queue.usedSlot % 1000 + 2) * 512;
+          assert(isSame(queue.data(queue.usedSlot), device.bytes.subarray(at, at + 4096)));
+        }
+      };
+      check();
+      // A call for each time that requests were taken: others have a turn after 128.
+      assertEquals([back, disk.disk.counts.calls - before], [slots * 3 / 4, slots / 128]);
+      assertEquals(device.log.length, slots / 4);
+      resolve();
+      await goOn();
+      check();
+      assertEquals([back, disk.disk.counts.calls - before], [slots, slots / 128 + 1]);
+      assertEquals((await queue.request(IN, 1, 512)).status, ioError);
+      assertEquals((await queue.request(IN, 2, 512)).status, ok);
+    });
+  },
+);
 
 // The other backends do not poll while a request of a socket waits, as that of the front end does.
 onIoUring("VhostUserBlk: while the loop polls a guest need not kick", async (makeContext) => {

@@ -61,6 +61,17 @@ export interface BlockDevice {
    */
   read(buffers: readonly Uint8Array[], offset: number): Promise<void>;
 
+  /**
+   * Fills memory at once if that takes no waiting, as where it is cached; servers use it, where a
+   * device has it, to answer without a promise.
+   *
+   * @param memory any memory; it is used during the call alone
+   * @param start where in the memory, in bytes
+   * @returns false when nothing is done and `read` has to be called
+   * @throws {Error} only for a mistake of the caller, as a closed device
+   */
+  tryRead?(memory: Uint8Array, start: number, length: number, offset: number): boolean;
+
   /** Writes buffers, one after the other, from an offset on. */
   write(buffers: readonly Uint8Array[], offset: number, options?: BlockWriteOptions): Promise<void>;
 

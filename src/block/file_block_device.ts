@@ -160,6 +160,11 @@ export class FileBlockDevice implements BlockDevice {
     await this.#transfer([buffer.subarray(count)], offset + count, false, false);
   }
 
+  /** Fills memory from an offset on if the page cache has all of it. */
+  tryRead(memory: Uint8Array, start: number, length: number, offset: number): boolean {
+    return this.#file.tryRead(memory, start, length, offset);
+  }
+
   /** Writes buffers from an offset on. */
   async write(
     buffers: readonly Uint8Array[],

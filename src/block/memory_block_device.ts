@@ -80,17 +80,23 @@ export class MemoryBlockDevice implements BlockDevice {
   read(buffers: readonly Uint8Array[], offset: number): Promise<void> {
     let at = offset;
     for (const buffer of buffers) {
-      for (let done = 0; done < buffer.length;) {
-        const start = at % PIECE_BYTES;
-        const length = Math.min(PIECE_BYTES - start, buffer.length - done);
-        const piece = this.#pieces.get(Math.floor(at / PIECE_BYTES));
-        if (piece === undefined) buffer.fill(0, done, done + length);
-        else buffer.set(piece.subarray(start, start + length), done);
-        done += length;
-        at += length;
-      }
+      this.tryRead(buffer, 0, buffer.length, at);
+      at += buffer.length;
     }
     return DONE;
+  }
+
+  /** Copies from memory, which takes no waiting: true. */
+  tryRead(memory: Uint8Array, start: number, length: number, offset: number): boolean {
+    for (let done = 0; done < length;) {
+      const at = (offset + done) % PIECE_BYTES, to = start + done;
+      const part = Math.min(PIECE_BYTES - at, length - done);
+      const piece = this.#pieces.get(Math.floor((offset + done) / PIECE_BYTES));
+      if (piece === undefined) memory.fill(0, to, to + part);
+      else memory.set(piece.subarray(at, at + part), to);
+      done += part;
+    }
+    return true;
   }
 
   /** Copies to memory. */

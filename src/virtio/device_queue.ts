@@ -7,8 +7,9 @@
  * answered in the same way: kicks off, requests taken until there are none, kicks on, one more look.
  *
  * Completed requests go into the used ring at once, so a guest that polls sees them, and it is
- * called once for all that complete together: when the promise jobs that were due with the first of
- * them have run, or nothing is in flight any more. Invariant: a request object belongs to the device from `start` to `complete`.
+ * called once for all that complete together: those that are answered at once as they are taken from
+ * the ring; else when the promise jobs that were due with the first of them have run, or nothing is
+ * in flight any more. Invariant: a request object belongs to the device from `start` to `complete`.
  */
 import { type AioContext, AioError, type BottomHalf, type EventNotifier } from "../../mod.ts";
 import type { DirtyLog } from "./dirty_log.ts";
@@ -63,6 +64,9 @@ export interface DeviceQueueParts {
   readonly reportBroken: (error: Error) => void;
 }
 
+/** Requests taken from a queue before others have their turn: each may be a read of the cache. */
+const TAKEN_MAX = 128;
+
 const settled = Promise.resolve();
 
 /** A started queue. */
@@ -77,6 +81,8 @@ export class DeviceQueue {
   };
   #inFlight = 0;
   #running = false;
+  /** Requests are being taken from the ring. */
+  #taking = false;
   #polling = false;
   #broken = false;
   #callDue = false;
@@ -146,11 +152,14 @@ export class DeviceQueue {
   complete(request: VirtioRequest, written: number): void {
     this.#inFlight--;
     if (this.#answers) this.#answer(request, written);
+    // Those that are answered as they are taken are told together.
+    if (this.#taking) this.#callDue = true;
     // Nothing else can complete together with the last one.
-    if (this.#inFlight === 0) return this.#callGuest();
-    if (this.#callDue) return;
-    this.#callDue = true;
-    settled.then(this.#call);
+    else if (this.#inFlight === 0) this.#callGuest();
+    else if (!this.#callDue) {
+      this.#callDue = true;
+      settled.then(this.#call);
+    }
   }
 
   /** Calls the guest, whether or not it has a reason to look. */
@@ -220,23 +229,27 @@ export class DeviceQueue {
   }
 
   /**
-   * Takes what the guest has asked for, as many requests as the queue has entries at most. What is
-   * left is seen by whoever looks next: the word in poll mode, and else `enableKicks`.
+   * Takes what the guest has asked for, `TAKEN_MAX` requests at most. What is left is seen by
+   * whoever looks next: the word in poll mode, and else `enableKicks`.
    */
   #process(): void {
     if (!this.#running) return;
     const queue = this.#virtqueue;
+    this.#taking = true;
     try {
       // Others have their turn: a guest that is fast could keep the loop here for ever.
-      for (let left = queue.size; left > 0; left--) {
+      for (let left = TAKEN_MAX; left > 0; left--) {
         const head = queue.take();
         if (head === -1) break;
         this.#begin(head);
       }
     } catch (error) {
       this.#takeError(error);
+    } finally {
+      this.#taking = false;
     }
     this.#word.seen = queue.nextAvail;
+    if (this.#callDue) this.#callGuest();
   }
 
   #begin(head: number): void {

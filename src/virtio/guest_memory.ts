@@ -209,6 +209,19 @@ export class GuestRuns {
     }
   }
 
+  /**
+   * Loads a 32-bit word, once.
+   *
+   * @param index of the word; the runs begin with word 0 and are long enough
+   */
+  word(index: number): number {
+    const at = this.offsets[0] + index * 4;
+    if (this.lengths[0] >= (index + 1) * 4 && at % 4 === 0) return this.chunks[0].words[at / 4];
+    const bytes = new Uint8Array(4);
+    this.copyTo(bytes, index * 4, 4);
+    return new DataView(bytes.buffer).getUint32(0, true);
+  }
+
   /** Copies bytes from `start` on; there are as many. */
   copyTo(target: Uint8Array, start: number, length: number): void {
     let skip = start, done = 0;

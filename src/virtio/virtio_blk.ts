@@ -48,6 +48,8 @@ const CONFIG_WRITE_CACHE = 32;
 
 const SECTOR = 512;
 const HEADER_BYTES = 16, ID_BYTES = 20, SEGMENT_BYTES = 16;
+// 32-bit words of the header.
+const TYPE_WORD = 0, SECTOR_WORD = 2;
 const HIGH = 0x1_0000_0000;
 /** Data segments of a request: a queue of 128 entries less header and status. */
 const SEGMENTS_MAX = 126;
@@ -171,8 +173,6 @@ export class BlkDevice {
 /** A request to a block device. */
 export class BlkRequest extends VirtioRequest {
   readonly #blk: BlkDevice;
-  readonly #header = new DataView(new ArrayBuffer(HEADER_BYTES));
-  readonly #headerBytes = new Uint8Array(this.#header.buffer);
   /** Views of the data, kept as guests use the same pages for the same descriptors. */
   readonly #views: Uint8Array[] = [];
   /** Bytes of data that the device writes. */
@@ -192,7 +192,6 @@ export class BlkRequest extends VirtioRequest {
         "Cannot answer a request as it lacks its header or room for its status",
       );
     }
-    readable.copyTo(this.#headerBytes, 0, HEADER_BYTES);
     this.#length = 0;
     try {
       this.#carryOut();
@@ -205,11 +204,12 @@ export class BlkRequest extends VirtioRequest {
     const { readable, writable } = this.chain;
     const { device } = this.#blk;
     const dataIn = writable.byteLength - 1, dataOut = readable.byteLength - HEADER_BYTES;
-    switch (this.#header.getUint32(0, true)) {
+    switch (readable.word(TYPE_WORD)) {
       case BlkRequestType.in: {
         const offset = this.#offsetOf(this.#readSector(), dataIn);
         if (offset === -1) return this.#finish(BlkStatus.ioError);
         this.#length = dataIn;
+        if (this.#tryRead(dataIn, offset)) return this.#finish(BlkStatus.ok);
         return this.#await(device.read(writable.view(0, dataIn, this.#views), offset));
       }
       case BlkRequestType.out: {
@@ -237,8 +237,16 @@ export class BlkRequest extends VirtioRequest {
     }
   }
 
+  /** Reads without waiting, where that is possible and the guest's memory is in one run. */
+  #tryRead(length: number, offset: number): boolean {
+    const { device } = this.#blk, { chunks, offsets, lengths } = this.chain.writable;
+    if (device.tryRead === undefined || lengths[0] < length) return false;
+    return device.tryRead(chunks[0].bytes, offsets[0], length, offset);
+  }
+
   #readSector(): number {
-    return this.#header.getUint32(12, true) * HIGH + this.#header.getUint32(8, true);
+    const { readable } = this.chain;
+    return readable.word(SECTOR_WORD + 1) * HIGH + readable.word(SECTOR_WORD);
   }
 
   /** Where a range begins, in bytes; -1 where the device has no such range. */

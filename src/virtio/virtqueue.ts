@@ -55,6 +55,8 @@ export interface VirtqueueFeatures {
   readonly indirect: boolean;
 }
 
+const NO_TABLE = new Uint32Array(0);
+
 /** What one request of a guest consists of. */
 export class DescriptorChain {
   /** What the device may read, before what it may write. */
@@ -86,8 +88,9 @@ export class Virtqueue {
   #taken: Uint8Array<ArrayBuffer> | null = null;
   /** The guest was last called at this `nextUsed`; -1: not yet. */
   #called = -1;
-  /** A copy of an indirect table, made with the first one. */
-  #table: Uint32Array<ArrayBuffer> | null = null;
+  /** Where the indirect table is that was found last. */
+  #table: Uint32Array = NO_TABLE;
+  #tableStart = 0;
   #tableRuns: GuestRuns | null = null;
 
   /**
@@ -181,10 +184,11 @@ export class Virtqueue {
     const { readable, writable } = chain;
     readable.clear();
     writable.clear();
-    let table: Uint32Array = this.#descriptors, limit = this.size, index = head, count = 0;
+    let table: Uint32Array = this.#descriptors, first = 0, limit = this.size;
+    let index = head, count = 0, nested = false;
     for (;;) {
       // Each word is loaded once: the guest may change it at any time.
-      const at = index * DESCRIPTOR_WORDS;
+      const at = first + index * DESCRIPTOR_WORDS;
       const address = table[at + 1] * HIGH + table[at], length = table[at + 2];
       const flagsAndNext = table[at + 3];
       const flags = flagsAndNext & 0xffff;
@@ -193,15 +197,17 @@ export class Virtqueue {
       }
       if ((flags & INDIRECT) !== 0) {
         if (!this.#indirect) throw new VirtioError("Cannot use an indirect descriptor: not agreed");
-        if (table !== this.#descriptors) {
+        if (nested) {
           throw new VirtioError("Cannot use an indirect descriptor inside an indirect table");
         }
         if ((flags & NEXT) !== 0) {
           throw new VirtioError("Cannot use an indirect descriptor as another one follows it");
         }
-        limit = this.#readTable(address, length);
-        table = this.#table!;
+        limit = this.#findTable(address, length);
+        table = this.#table;
+        first = this.#tableStart;
         index = count = 0;
+        nested = true;
         continue;
       }
       if (length === 0) throw new VirtioError("Cannot use a descriptor as it is empty");
@@ -278,22 +284,25 @@ export class Virtqueue {
     taken[head] = 1;
   }
 
-  /** Copies an indirect table. @returns its number of descriptors */
-  #readTable(address: number, length: number): number {
+  /** Finds an indirect table, or copies one that is in parts. @returns its number of descriptors */
+  #findTable(address: number, length: number): number {
     const count = length / DESCRIPTOR_BYTES;
     if (count === 0 || !Number.isInteger(count) || count > INDIRECT_MAX) {
       throw new VirtioError(`Cannot use an indirect table as its length is ${length}`);
     }
-    const table = this.#table ??= new Uint32Array(INDIRECT_MAX * DESCRIPTOR_WORDS);
     const runs = this.#tableRuns ??= new GuestRuns();
     runs.clear();
     runs.append(this.#memory, address, length);
     const offset = runs.offsets[0];
     if (runs.count === 1 && offset % 4 === 0) {
-      const { words } = runs.chunks[0];
-      const first = offset / 4;
-      for (let word = 0; word < count * DESCRIPTOR_WORDS; word++) table[word] = words[first + word];
-    } else runs.copyTo(new Uint8Array(table.buffer), 0, length);
+      this.#table = runs.chunks[0].words;
+      this.#tableStart = offset / 4;
+    } else {
+      const copy = new Uint32Array(count * DESCRIPTOR_WORDS);
+      runs.copyTo(new Uint8Array(copy.buffer), 0, length);
+      this.#table = copy;
+      this.#tableStart = 0;
+    }
     return count;
   }
 }
