@@ -1,8 +1,11 @@
 /**
  * How many 4 KiB reads a second does a guest get of a vhost-user-blk disk, from this back end and
- * from qemu-storage-daemon? Same file, same driver, turn by turn; medians.
+ * from qemu-storage-daemon, alone and beside idle queues? Same file, same driver, turn by turn;
+ * medians, and the median ratio of neighbours in a round.
  *
- *     deno run -A bench/vhost_user_blk.ts [--idle-queues N] [--rounds N] [--seconds S]
+ *     deno run -A bench/vhost_user_blk.ts [--idle-queues N] [--rounds N] [--seconds S] [--polling]
+ *
+ * With `--polling` the daemon's export is measured once more in an iothread, which polls.
  */
 import { parseArgs } from "node:util";
 import { AioContext } from "../mod.ts";
@@ -14,110 +17,162 @@ import { type GuestResult, startGuest } from "../src/cli/vhost_guest.ts";
 const { values } = parseArgs({
   options: {
     "idle-queues": { type: "string", default: "0" },
-    rounds: { type: "string", default: "3" },
+    rounds: { type: "string", default: "5" },
     seconds: { type: "string", default: "1" },
+    depths: { type: "string", default: "1,32" },
     file: { type: "string" },
+    polling: { type: "boolean", default: false },
   },
 });
-const QUEUES_PER_DEVICE = 32;
-const idleDevices = Math.ceil(Number(values["idle-queues"]) / QUEUES_PER_DEVICE);
+const QUEUES_PER_DEVICE = 32, FILE_MIB = 256;
+/** Idle queues leave the poll list after so much time, which is over when the window begins. */
+const IDLE_NS = 0.3e9, WARM_UP_MS = 700;
+const idleDisks = Math.ceil(Number(values["idle-queues"]) / QUEUES_PER_DEVICE);
 const folder = Deno.makeTempDirSync();
 const path = values.file ?? `${folder}/disk`;
 if (values.file === undefined) {
   using file = Deno.openSync(path, { write: true, create: true });
-  for (let piece = 0; piece < 256; piece++) file.writeSync(new Uint8Array(1 << 20).fill(piece));
+  for (let mib = 0; mib < FILE_MIB; mib++) file.writeSync(new Uint8Array(1 << 20).fill(mib));
 }
 
-const order = { queueSize: 128, blockSize: 4096, requests: Infinity, eventIndex: true };
-
-/** Runs the guest against a socket. */
-function guest(
-  socket: string,
-  depth: number,
-  queues = 1,
-  durationMs = 1000 * Number(values.seconds),
-) {
-  return startGuest({ ...order, path: socket, queues, depth, durationMs });
+/** Who serves, and how many disks are idle. */
+interface Scenario {
+  readonly name: string;
+  readonly run: (depth: number, idle: number) => Promise<GuestResult>;
+  readonly idle: number;
 }
 
-let runs = 0;
+let sockets = 0;
 
-async function ours(depth: number): Promise<GuestResult> {
-  const run = runs++;
-  using ctx = new AioContext();
-  return await ctx.run(async () => {
-    const device = await FileBlockDevice.open(ctx, path, { readOnly: true });
-    const disks = Array.from({ length: idleDevices + 1 }, (_, index) => ({
-      socket: `${folder}/${run}_${index}`,
-      disk: new VhostUserBlk(ctx, device, { numQueues: index === 0 ? 1 : QUEUES_PER_DEVICE }),
-    }));
-    const listeners = disks.map(({ socket }) => ctx.listen({ path: socket }));
-    const serving = disks.map(({ disk }, index) => disk.serve(listeners[index]));
-    const idle = await attachIdle(
-      ctx,
-      disks.slice(1).map(({ socket }) => socket),
-      QUEUES_PER_DEVICE,
-    );
-    const before = ctx.stats();
-    const result = await guest(disks[0].socket, depth);
-    const after = ctx.stats();
-    console.error(
-      `    system calls/request ${
-        ((after.systemCalls - before.systemCalls) / result.requests).toFixed(3)
-      }`,
-    );
-    await idle[Symbol.asyncDispose]();
-    for (const listener of listeners) await listener.close();
-    for (const { disk } of disks) await disk.close();
-    await Promise.all(serving);
-    await device.close();
-    return result;
+/** The busy disk's socket comes first. */
+function newSockets(idle: number): string[] {
+  return Array.from({ length: idle + 1 }, () => `${folder}/${sockets++}`);
+}
+
+function queuesOf(index: number): number {
+  return index === 0 ? 1 : QUEUES_PER_DEVICE;
+}
+
+/** Attaches idle drivers and runs the guest against the first socket. */
+async function load(ctx: AioContext, paths: string[], depth: number): Promise<GuestResult> {
+  await using _idle = await attachIdle(ctx, paths.slice(1), QUEUES_PER_DEVICE);
+  return await startGuest({
+    path: paths[0],
+    queues: 1,
+    queueSize: 128,
+    depth,
+    blockSize: 4096,
+    warmUpMs: WARM_UP_MS,
+    durationMs: 1000 * Number(values.seconds),
+    requests: Infinity,
+    eventIndex: true,
   });
 }
 
-async function theirs(depth: number): Promise<GuestResult> {
-  const socket = `${folder}/theirs_${runs++}`;
-  const daemon = new Deno.Command("qemu-storage-daemon", {
-    args: [
-      "--blockdev",
-      `driver=file,node-name=f0,filename=${path},aio=io_uring,read-only=on`,
-      "--export",
-      `type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path=${socket},num-queues=1`,
-    ],
-  }).spawn();
-  try {
-    for (let tries = 0; tries < 100; tries++) {
-      try {
-        Deno.statSync(socket);
-        break;
-      } catch {
-        await new Promise((resolve) => setTimeout(resolve, 50));
-      }
+async function ours(depth: number, idle: number): Promise<GuestResult> {
+  const paths = newSockets(idle);
+  using ctx = new AioContext({ pollParams: { idleNs: IDLE_NS } });
+  return await ctx.run(async () => {
+    const device = await FileBlockDevice.open(ctx, path, { readOnly: true });
+    await using stack = new AsyncDisposableStack();
+    stack.defer(() => device.close());
+    for (const [index, path] of paths.entries()) {
+      const disk = stack.use(new VhostUserBlk(ctx, device, { numQueues: queuesOf(index) }));
+      const listener = ctx.listen({ path });
+      const serving = disk.serve(listener);
+      stack.defer(async () => {
+        await listener.close();
+        await disk.close();
+        await serving;
+      });
     }
-    return await guest(socket, depth);
+    return await load(ctx, paths, depth);
+  });
+}
+
+async function theirs(depth: number, idle: number, polling = false): Promise<GuestResult> {
+  const paths = newSockets(idle);
+  const blockdev = `driver=file,node-name=f0,filename=${path},aio=io_uring,read-only=on`;
+  const args = polling ? ["--object", "iothread,id=t0,poll-max-ns=32768"] : [];
+  args.push("--blockdev", blockdev);
+  for (const [index, path] of paths.entries()) {
+    const place = `addr.type=unix,addr.path=${path},num-queues=${queuesOf(index)}`;
+    const thread = polling ? ",iothread=t0" : "";
+    args.push("--export", `type=vhost-user-blk,id=e${index},node-name=f0,${place}${thread}`);
+  }
+  const daemon = new Deno.Command("qemu-storage-daemon", { args, stdin: "null" }).spawn();
+  try {
+    while (!isThere(paths[paths.length - 1])) {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    using ctx = new AioContext();
+    return await ctx.run(() => load(ctx, paths, depth));
   } finally {
-    daemon.kill();
+    daemon.kill("SIGKILL");
     await daemon.status;
   }
 }
 
+function isThere(path: string): boolean {
+  try {
+    Deno.statSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function median(values: readonly number[]): number {
+  return values.toSorted((one, other) => one - other)[values.length >> 1];
+}
+
+const scenarios: Scenario[] = [
+  { name: "ours", run: ours, idle: 0 },
+  { name: "qemu-storage-daemon", run: theirs, idle: 0 },
+];
+if (values.polling) {
+  const run = (depth: number, idle: number) => theirs(depth, idle, true);
+  scenarios.push({ name: "qemu-storage-daemon polling", run, idle: 0 });
+}
+if (idleDisks !== 0) {
+  const beside = `beside ${idleDisks * QUEUES_PER_DEVICE} idle`;
+  for (const scenario of [...scenarios]) {
+    scenarios.push({ ...scenario, name: `${scenario.name} ${beside}`, idle: idleDisks });
+  }
+}
+
 try {
-  for (const depth of [1, 32]) {
-    const rates: Record<string, number[]> = { ours: [], theirs: [] };
+  for (const depth of values.depths.split(",").map(Number)) {
+    const rates = scenarios.map((): number[] => []);
+    const kicks = scenarios.map((): number[] => []);
     for (let round = 0; round < Number(values.rounds); round++) {
-      for (const [name, run] of Object.entries({ ours, theirs })) {
-        const { requests, kicks, elapsedMs, failures } = await run(depth);
-        rates[name].push(requests / elapsedMs * 1000);
-        console.log(
-          `depth ${depth} ${name.padEnd(6)} ${Math.round(requests / elapsedMs * 1000)} IOPS, ` +
-            `${(kicks / requests).toFixed(4)} kicks/request, ${failures} failed`,
-        );
+      for (const [index, { run, idle }] of scenarios.entries()) {
+        const result = await run(depth, idle);
+        if (result.failures !== 0) throw new Error(`${result.failures} requests have failed`);
+        rates[index].push(result.requests / result.elapsedMs * 1000);
+        kicks[index].push(result.kicks / result.requests);
       }
+      const line = rates.map((rates) => Math.round(rates[round] / 1000)).join(", ");
+      console.error(`depth ${depth}, round ${round + 1}: ${line} thousand IOPS`);
     }
-    const [a, b] = Object.values(rates).map((all) => all.sort((x, y) => x - y)[all.length >> 1]);
-    console.log(
-      `depth ${depth}: medians ${Math.round(a)} and ${Math.round(b)}: ${(a / b).toFixed(2)}`,
-    );
+    const ratio = (one: number, other: number) =>
+      median(rates[one].map((rate, round) => rate / rates[other][round])).toFixed(2);
+    for (const [index, { name, idle }] of scenarios.entries()) {
+      const facts = [
+        `${Math.round(median(rates[index])).toLocaleString("en")} IOPS`,
+        `${median(kicks[index]).toFixed(4)} kicks a request`,
+      ];
+      const alone = index - scenarios.length / 2;
+      if (index === 0) {
+        for (const peer of scenarios.keys()) {
+          if (peer !== 0 && scenarios[peer].idle === 0) {
+            facts.push(`${ratio(0, peer)} of ${scenarios[peer].name}`);
+          }
+        }
+      }
+      if (idle !== 0) facts.push(`${ratio(index, alone)} of that without idle queues`);
+      console.log(`depth ${depth}, ${name}: ${facts.join(", ")}`);
+    }
   }
 } finally {
   Deno.removeSync(folder, { recursive: true });

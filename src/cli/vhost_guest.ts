@@ -21,6 +21,8 @@ export interface GuestOrder {
   /** Requests in flight. */
   readonly depth: number;
   readonly blockSize: number;
+  /** So long it reads before it counts; 0 where not given. */
+  readonly warmUpMs?: number;
   /** It ends after so much time, or so many requests. */
   readonly durationMs: number;
   readonly requests: number;
@@ -87,7 +89,10 @@ export async function runGuest(order: GuestOrder): Promise<GuestResult> {
     using driver = new VhostDriver(ctx, { queues, queueSize, eventIndex, slotBytes: blockSize });
     await using frontEnd = new VhostFrontEnd(await ctx.connect({ path: order.path }));
     await driver.attach(frontEnd);
-    return readBlocks(driver.queues[0], order);
+    const [queue] = driver.queues;
+    const { warmUpMs: durationMs = 0 } = order;
+    if (durationMs !== 0) readBlocks(queue, { ...order, durationMs, requests: Infinity });
+    return readBlocks(queue, order);
   });
 }
 
