@@ -5,6 +5,10 @@
  *
  *     deno task guest    # once, as it gets QEMU and a kernel
  *     deno run -A bench/vhost_guest.ts [--idle-disks N] [--rounds N] [--seconds S] [--json]
+ *         [--also "--poll-max-ns 0"]...
+ *
+ * `--also` measures this back end once more, with other options and idle removal.
+ * A guest with 100 disks takes minutes to boot, as each wake-up of QEMU polls all of their fds.
  */
 import { parseArgs } from "node:util";
 import { newFolder } from "../tests/child.ts";
@@ -16,13 +20,16 @@ const { values } = parseArgs({
     "idle-disks": { type: "string", default: "24" },
     rounds: { type: "string", default: "3" },
     seconds: { type: "string", default: "4" },
+    also: { type: "string", multiple: true, default: [] },
     json: { type: "boolean", default: false },
   },
 });
 const QUEUES = 32, MIB = 1 << 20, BUSY_MIB = 256;
 /** In which idle queues leave the poll list, before the load begins. */
 const IDLE_NS = 2e9, IDLE_WAIT_S = 3;
-const SECONDS_MAX = 170;
+const SECONDS_MAX = 150, SECONDS_PER_DISK = 5;
+/** A guest has requests for each queue ready. */
+const MEMORY_MIB = 512, MEMORY_MIB_PER_DISK = 10;
 const DEPTHS = [1, 32];
 
 interface Disk extends MachineDisk {
@@ -37,13 +44,13 @@ interface Row {
   readonly kicksPerRequest: number | null;
 }
 
+const idleDisks = Number(values["idle-disks"]);
+const secondsMax = SECONDS_MAX + idleDisks * SECONDS_PER_DISK;
+const memoryMib = MEMORY_MIB + idleDisks * MEMORY_MIB_PER_DISK;
 const folder = newFolder();
 const job = `${folder}/job`;
 compile();
-const files = Array.from(
-  { length: Number(values["idle-disks"]) + 1 },
-  (_, index) => `${folder}/disk${index}`,
-);
+const files = Array.from({ length: idleDisks + 1 }, (_, index) => `${folder}/disk${index}`);
 for (const [index, file] of files.entries()) fill(file, index === 0 ? BUSY_MIB : 1);
 
 /** The busy disk comes first, so that the guest calls it vda. */
@@ -75,23 +82,30 @@ async function guest(disks: readonly Disk[]): Promise<{ threads: number; iops: n
     script: [`sleep ${IDLE_WAIT_S}`, ...jobs].join("\n"),
     programs: { job },
     folder,
+    memoryMib,
+    secondsMax,
   });
   return lines.map((line) => JSON.parse(line));
 }
 
-async function ours(disks: readonly Disk[], removal: boolean): Promise<Row[]> {
+async function ours(
+  disks: readonly Disk[],
+  backEnd: string,
+  removal: boolean,
+  options: readonly string[] = [],
+): Promise<Row[]> {
   const config = `${folder}/config`;
   const devices = disks.map(({ numQueues, ...disk }) => ({ ...disk, "num-queues": numQueues }));
   Deno.writeTextFileSync(config, JSON.stringify({ devices }));
   const idleNs = removal ? IDLE_NS : Number.MAX_SAFE_INTEGER;
-  const args = ["--config", config, "--read-only", "--poll-idle-ns", `${idleNs}`];
-  await using command = new VhostCommand(args, SECONDS_MAX);
+  const args = ["--config", config, "--read-only", "--poll-idle-ns", `${idleNs}`, ...options];
+  await using command = new VhostCommand(args, secondsMax + 20);
   const { pid } = await command.next();
   const jobs = await guest(disks);
   Deno.kill(pid, "SIGTERM");
   const { devices: [{ kicks, requests }] } = await command.next();
   return jobs.map(({ threads, iops }) => ({
-    backEnd: `removal ${removal ? "on" : "off"}`,
+    backEnd,
     depth: threads,
     iops,
     kicksPerRequest: kicks / requests,
@@ -133,14 +147,22 @@ function isThere(path: string): boolean {
   }
 }
 
+const OURS: Record<string, (disks: Disk[]) => Promise<Row[]>> = {
+  "removal off": (disks) => ours(disks, "removal off", false),
+  "removal on": (disks) => ours(disks, "removal on", true),
+};
+for (const options of values.also) {
+  OURS[options] = (disks) => ours(disks, options, true, options.split(" "));
+}
+
 const rows: Row[] = [];
 let turn = 0;
 for (let round = 0; round < Number(values.rounds); round++) {
-  for (const run of [(d: Disk[]) => ours(d, false), (d: Disk[]) => ours(d, true), theirs]) {
+  for (const run of [...Object.values(OURS), theirs]) {
     const found = await run(makeDisks(turn++));
     for (const { backEnd, depth, iops, kicksPerRequest } of found) {
       console.error(
-        `${backEnd}, depth ${depth}: ${Math.round(iops)} IOPS, kicks per request ` +
+        `${backEnd}, depth ${depth}: ${Math.round(iops)} IOPS, kicks per request at all depths ` +
           `${kicksPerRequest?.toFixed(4) ?? "unknown"}`,
       );
     }
@@ -151,10 +173,10 @@ if (values.json) console.log(JSON.stringify({ rows }));
 else {
   for (const depth of DEPTHS) {
     const peer = median("qemu-storage-daemon", depth);
-    for (const backEnd of ["removal off", "removal on"]) {
+    for (const backEnd of Object.keys(OURS)) {
       const iops = median(backEnd, depth);
       console.log(
-        `depth ${depth}, ${files.length - 1} x ${QUEUES} idle queues, ${backEnd}: ` +
+        `depth ${depth}, ${idleDisks} x ${QUEUES} idle queues, ${backEnd}: ` +
           `${Math.round(iops)} IOPS, ${(iops / peer).toFixed(2)} of qemu-storage-daemon's ` +
           `${Math.round(peer)}`,
       );

@@ -7,13 +7,14 @@
  */
 import { requireGuestKernel, writeImage } from "./image.ts";
 
-const MEMORY = "512M";
 const PROCESSORS = 2, PROCESSORS_MAX = 32;
 const FUNCTIONS_PER_SLOT = 8;
 /** Slots of the machine that are not taken. */
 const FIRST_SLOT = 2;
-/** Nothing that a guest here does takes as long. */
-const TIME_LIMIT_S = 150;
+/** Of a machine with few disks: each more has its queues in the guest's memory. */
+const MEMORY_MIB = 512;
+/** Nothing that a guest with few disks does takes as long. */
+const SECONDS_MAX = 150;
 
 /** A disk of a machine. */
 export interface MachineDisk {
@@ -29,18 +30,22 @@ export interface MachineOptions {
   readonly programs?: Readonly<Record<string, string>>;
   /** For files of its own. */
   readonly folder: string;
+  readonly memoryMib?: number;
+  /** It is stopped after so much time. */
+  readonly secondsMax?: number;
 }
 
 /** Runs a machine until it has powered off; what its guest has said. */
 export async function runMachine(options: MachineOptions): Promise<string[]> {
   const { image } = requireGuestKernel();
+  const { memoryMib = MEMORY_MIB, secondsMax = SECONDS_MAX } = options;
   const initrd = `${options.folder}/initrd`;
   writeImage(initrd, options.script, options.programs);
   const command = new Deno.Command("timeout", {
     args: [
-      ...["-k", "1", `${TIME_LIMIT_S}`, "qemu-system-x86_64", "-accel", "tcg,thread=multi"],
-      ...["-cpu", "max", "-machine", "q35,memory-backend=mem", "-m", MEMORY],
-      ...["-object", `memory-backend-memfd,id=mem,size=${MEMORY},share=on`],
+      ...["-k", "1", `${secondsMax}`, "qemu-system-x86_64", "-accel", "tcg,thread=multi"],
+      ...["-cpu", "max", "-machine", "q35,memory-backend=mem", "-m", `${memoryMib}M`],
+      ...["-object", `memory-backend-memfd,id=mem,size=${memoryMib}M,share=on`],
       ...["-smp", `${PROCESSORS},maxcpus=${PROCESSORS_MAX}`, "-nodefaults", "-no-user-config"],
       ...["-display", "none", "-serial", "stdio", "-no-reboot"],
       ...["-kernel", image, "-initrd", initrd],
