@@ -1,5 +1,5 @@
-/** DeviceQueue: what happens between the two sides of a race, which no other test can hit. */
-import { assertEquals } from "@std/assert";
+/** DeviceQueue: when kicks and calls are wanted, and what happens between the two sides of a race, which no other test can hit. */
+import { assert, assertEquals } from "@std/assert";
 import { type AioContext, EventNotifier } from "../mod.ts";
 import { USER_BASE, VhostDriver } from "../src/cli/vhost_driver.ts";
 import type { DriverQueue } from "../src/cli/vhost_driver_queue.ts";
@@ -57,7 +57,7 @@ class Sides implements Disposable {
       ctx: this.ctx,
       virtqueue: this.virtqueue,
       kick,
-      call: null,
+      call: this.guest.call,
       counts: this.counts,
       log: null,
       usedLogAddress: null,
@@ -72,6 +72,15 @@ class Sides implements Disposable {
   /** Shows what was posted, and kicks for nothing. */
   publishQuietly(): void {
     Atomics.add(this.guest.avail, 1, 1);
+  }
+
+  /** Polls until the guest is to kick for its next request. */
+  pollUntilKicksAreOn(): void {
+    const { used, avail, size } = this.guest;
+    const areOn = this.driver.options.eventIndex
+      ? () => Atomics.load(used, 2 + size * 4) === avail[1]
+      : () => Atomics.load(used, 0) === 0;
+    pollUntil(this.ctx, areOn);
   }
 
   /** Polls until so many requests were taken. */
@@ -106,7 +115,7 @@ for (const eventIndex of [true, false]) {
         // The other one is seen by the last look alone.
         sides.pollUntilTaken(round * 2 + 2);
       }
-      assertEquals(counts, { kicks: 50, requests: 100, calls: 0 });
+      assertEquals([counts.kicks, counts.requests], [50, 100]);
     },
   );
 
@@ -129,6 +138,62 @@ for (const eventIndex of [true, false]) {
       guest.post(2, 0);
       guest.publish();
       sides.pollUntilTaken(3);
+    },
+  );
+
+  eachFdmon(
+    `DeviceQueue: a guest with one request at a time kicks for each and is called for each, ${rings}`,
+    (makeContext) => {
+      using sides = new Sides(makeContext, eventIndex);
+      const { ctx, guest, counts } = sides;
+      ctx.setPollParams({ maxNs: 0 });
+      guest.wantCall();
+      for (let round = 1; round <= 100; round++) {
+        guest.post(round % 16, 0);
+        assert(guest.publish(), `round ${round}`);
+        sides.pollUntilTaken(round);
+        assert(guest.call.testAndClear(), `round ${round}`);
+        assert(guest.takeUsed());
+        guest.wantCall();
+      }
+      assertEquals(counts, { kicks: 100, requests: 100, calls: 100 });
+    },
+  );
+
+  eachFdmon(
+    `DeviceQueue: a guest that is late need not kick for what it adds, ${rings}`,
+    async (makeContext) => {
+      using sides = new Sides(makeContext, eventIndex);
+      const { ctx, guest, counts, queue } = sides;
+      ctx.setPollParams({ maxNs: 0 });
+      let requests = 0;
+      const add = (): boolean => {
+        guest.post(requests++ % 16, 0);
+        const kicked = guest.publish();
+        sides.pollUntilTaken(requests);
+        return kicked;
+      };
+      for (let round = 0; round < 20; round++) {
+        const before = counts.calls;
+        guest.wantCall();
+        // It is called, and does not come: then it has others in flight.
+        sides.pollUntilKicksAreOn();
+        assert(add());
+        guest.refuseCalls();
+        sides.pollUntilKicksAreOn();
+        assert(add());
+        assertEquals([add(), add()], [false, false], `round ${round}`);
+        assertEquals(counts.calls, before + 1);
+        while (guest.takeUsed());
+      }
+      sides.pollUntilKicksAreOn();
+      assert(add());
+      await queue.stop();
+      assertEquals(ctx.stats().timers, 0);
+      guest.post(0, 0);
+      sides.publishQuietly();
+      for (const endNs = ctx.now() + 1e6; ctx.now() < endNs;) ctx.poll(false);
+      assertEquals(counts.requests, requests, "a queue that is stopped looks no more");
     },
   );
 

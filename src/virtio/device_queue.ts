@@ -5,13 +5,22 @@
  * polls, the guest is told not to kick (ioPollBegin), and before it sleeps to kick again
  * (ioPollEnd); the loop's last look at the word comes after that. Outside of poll mode a kick is
  * answered in the same way: kicks off, requests taken until there are none, kicks on, one more look.
+ * With one exception: a guest that has several requests at once, and has been called for some and not
+ * come yet, gains little from an answer at once. For it kicks stay off, and a timer looks again soon:
+ * each kick that is saved so is a way out of the guest and a wake-up here.
  *
  * Completed requests go into the used ring at once, so a guest that polls sees them, and it is
  * called once for all that complete together: those that are answered at once as they are taken from
  * the ring; else when the promise jobs that were due with the first of them have run, or nothing is
  * in flight any more. Invariant: a request object belongs to the device from `start` to `complete`.
  */
-import { type AioContext, AioError, type BottomHalf, type EventNotifier } from "../../mod.ts";
+import {
+  type AioContext,
+  AioError,
+  type BottomHalf,
+  type EventNotifier,
+  type Timer,
+} from "../../mod.ts";
 import type { DirtyLog } from "./dirty_log.ts";
 import { VirtioError } from "./guest_memory.ts";
 import { DescriptorChain, type Virtqueue } from "./virtqueue.ts";
@@ -67,6 +76,13 @@ export interface DeviceQueueParts {
 /** Requests taken from a queue before others have their turn: each may be a read of the cache. */
 const TAKEN_MAX = 128;
 
+/** From the last request to the next look, for a guest that has several at once. */
+const PAUSE_NS = 30_000;
+/** Answers without a call after which a guest is one that looks itself, rather than late. */
+const LATE_MAX = 64;
+/** Answers after which a guest that was late is no longer held to have several requests at once. */
+const CONCURRENT_MAX = 32;
+
 const settled = Promise.resolve();
 
 /** A started queue. */
@@ -76,6 +92,8 @@ export class DeviceQueue {
   readonly #requests: VirtioRequest[] = [];
   readonly #word;
   readonly #more: BottomHalf;
+  /** Looks again after a pause; made with the first one. */
+  #pause: Timer | null = null;
   readonly #call = (): void => {
     if (this.#callDue) this.#callGuest();
   };
@@ -86,6 +104,10 @@ export class DeviceQueue {
   #polling = false;
   #broken = false;
   #callDue = false;
+  /** Answers since the last call, up to `LATE_MAX`. */
+  #uncalled = LATE_MAX;
+  /** Answers for which the guest is held to have several requests at once. */
+  #concurrent = 0;
   /** Completions are told to the guest. */
   #answers = true;
   #idle: (() => void) | null = null;
@@ -180,6 +202,8 @@ export class DeviceQueue {
     const { log } = this.parts;
     if (log !== null) this.#guard(() => log.markRuns(chain.writable));
     this.#virtqueue.put(head, written);
+    if (this.#uncalled < LATE_MAX) this.#uncalled++;
+    if (this.#concurrent !== 0) this.#concurrent--;
     const { usedLogAddress } = this.parts;
     if (log === null || usedLogAddress === null) return;
     this.#guard(() => log.mark(usedLogAddress, this.#virtqueue.usedBytes));
@@ -189,6 +213,7 @@ export class DeviceQueue {
     if (!this.#running) return;
     this.#running = false;
     this.#more.cancel();
+    this.#pause?.cancel();
     try {
       this.parts.ctx.setFdHandler(this.parts.kick.fd, null);
     } catch (error) {
@@ -223,9 +248,18 @@ export class DeviceQueue {
    */
   #continue(): void {
     if (!this.#running || this.#polling) return this.#process();
-    this.#virtqueue.disableKicks();
+    const queue = this.#virtqueue, before = queue.nextAvail;
+    queue.disableKicks();
     this.#process();
-    if (this.#running && this.#virtqueue.enableKicks()) this.#more.schedule();
+    if (!this.#running) return;
+    if (this.#concurrent !== 0 && queue.nextAvail !== before) return this.#lookAfterPause();
+    if (queue.enableKicks()) this.#more.schedule();
+  }
+
+  #lookAfterPause(): void {
+    const { ctx } = this.parts;
+    this.#pause ??= ctx.timer(() => this.#continue());
+    this.#pause.arm(ctx.now() + PAUSE_NS);
   }
 
   /**
@@ -282,9 +316,13 @@ export class DeviceQueue {
   #callGuest(): void {
     this.#callDue = false;
     const { call, counts } = this.parts;
-    if (this.#answers && this.#virtqueue.wantsCall() && call !== null) {
-      counts.calls++;
-      this.#guard(() => signal(call));
+    if (this.#answers && call !== null) {
+      if (this.#virtqueue.wantsCall()) {
+        this.#uncalled = 0;
+        counts.calls++;
+        this.#guard(() => signal(call));
+        // It was called, and has not come: then it would have wanted another call.
+      } else if (this.#uncalled < LATE_MAX) this.#concurrent = CONCURRENT_MAX;
     }
     if (this.#inFlight !== 0 || this.#idle === null) return;
     this.#idle();
