@@ -5,7 +5,7 @@
  *
  *     deno task guest    # once, as it gets QEMU and a kernel
  *     deno run -A bench/vhost_guest.ts [--idle-disks N] [--rounds N] [--seconds S] [--json]
- *         [--also "--poll-max-ns 0"]...
+ *         [--also="--poll-max-ns 0"]...
  *
  * `--also` measures this back end once more, with other options and idle removal.
  * A guest with 100 disks takes minutes to boot, as each wake-up of QEMU polls all of their fds.
