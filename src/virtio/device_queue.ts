@@ -187,7 +187,7 @@ export class DeviceQueue {
   /** Calls the guest, whether or not it has a reason to look. */
   callOnce(): void {
     const { call } = this.parts;
-    if (call !== null) this.#guard(() => signal(call));
+    if (call !== null) this.#signal(call);
   }
 
   /** Takes no more requests, as this queue or another of the device is nonsense. */
@@ -198,15 +198,31 @@ export class DeviceQueue {
     this.parts.reportBroken(error);
   }
 
-  #answer({ head, chain }: VirtioRequest, written: number): void {
+  #answer(request: VirtioRequest, written: number): void {
     const { log } = this.parts;
-    if (log !== null) this.#guard(() => log.markRuns(chain.writable));
-    this.#virtqueue.put(head, written);
+    if (log !== null) this.#logData(log, request);
+    this.#virtqueue.put(request.head, written);
     if (this.#uncalled < LATE_MAX) this.#uncalled++;
     if (this.#concurrent !== 0) this.#concurrent--;
+    if (log !== null) this.#logUsed(log);
+  }
+
+  #logData(log: DirtyLog, { chain }: VirtioRequest): void {
+    this.#guard(() => log.markRuns(chain.writable));
+  }
+
+  #logUsed(log: DirtyLog): void {
     const { usedLogAddress } = this.parts;
-    if (log === null || usedLogAddress === null) return;
+    if (usedLogAddress === null) return;
     this.#guard(() => log.mark(usedLogAddress, this.#virtqueue.usedBytes));
+  }
+
+  #signal(call: EventNotifier): void {
+    try {
+      signal(call);
+    } catch (error) {
+      this.#takeError(error);
+    }
   }
 
   #halt(): void {
@@ -312,7 +328,7 @@ export class DeviceQueue {
     this.fail(error);
   }
 
-  /** Nobody could catch what it throws. */
+  /** Nobody could catch what it throws. A closure here would allocate for each request. */
   #callGuest(): void {
     this.#callDue = false;
     const { call, counts } = this.parts;
@@ -320,7 +336,7 @@ export class DeviceQueue {
       if (this.#virtqueue.wantsCall()) {
         this.#uncalled = 0;
         counts.calls++;
-        this.#guard(() => signal(call));
+        this.#signal(call);
         // It was called, and has not come: then it would have wanted another call.
       } else if (this.#uncalled < LATE_MAX) this.#concurrent = CONCURRENT_MAX;
     }
