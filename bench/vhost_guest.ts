@@ -14,6 +14,7 @@ import { parseArgs } from "node:util";
 import { newFolder } from "../tests/child.ts";
 import { type MachineDisk, runMachine } from "../tests/guest/machine.ts";
 import { VhostCommand } from "../tests/vhost_command.ts";
+import { StorageDaemon } from "./vhost_daemon.ts";
 
 const { values } = parseArgs({
   options: {
@@ -120,31 +121,14 @@ async function theirs(disks: readonly Disk[]): Promise<Row[]> {
     `type=vhost-user-blk,id=e${index},node-name=f${index},addr.type=unix,addr.path=${socket},` +
     `num-queues=${numQueues}`,
   ]);
-  const daemon = new Deno.Command("qemu-storage-daemon", { args, stdin: "null" }).spawn();
-  try {
-    while (disks.some(({ socket }) => !isThere(socket))) {
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-    const jobs = await guest(disks);
-    return jobs.map(({ threads, iops }) => ({
-      backEnd: "qemu-storage-daemon",
-      depth: threads,
-      iops,
-      kicksPerRequest: null,
-    }));
-  } finally {
-    daemon.kill();
-    await daemon.status;
-  }
-}
-
-function isThere(path: string): boolean {
-  try {
-    Deno.lstatSync(path);
-    return true;
-  } catch {
-    return false;
-  }
+  await using _daemon = await StorageDaemon.start(args, disks.map(({ socket }) => socket));
+  const jobs = await guest(disks);
+  return jobs.map(({ threads, iops }) => ({
+    backEnd: "qemu-storage-daemon",
+    depth: threads,
+    iops,
+    kicksPerRequest: null,
+  }));
 }
 
 const OURS: Record<string, (disks: Disk[]) => Promise<Row[]>> = {

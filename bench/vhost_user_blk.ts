@@ -11,6 +11,7 @@ import { parseArgs } from "node:util";
 import { AioContext } from "../mod.ts";
 import { FileBlockDevice } from "../src/block/mod.ts";
 import { VhostUserBlk } from "../src/virtio/mod.ts";
+import { StorageDaemon } from "./vhost_daemon.ts";
 import { attachIdle } from "./vhost_idle.ts";
 import { type GuestResult, startGuest } from "../src/cli/vhost_guest.ts";
 
@@ -100,26 +101,9 @@ async function theirs(depth: number, idle: number, polling = false): Promise<Gue
     const thread = polling ? ",iothread=t0" : "";
     args.push("--export", `type=vhost-user-blk,id=e${index},node-name=f0,${place}${thread}`);
   }
-  const daemon = new Deno.Command("qemu-storage-daemon", { args, stdin: "null" }).spawn();
-  try {
-    while (!isThere(paths[paths.length - 1])) {
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-    using ctx = new AioContext();
-    return await ctx.run(() => load(ctx, paths, depth));
-  } finally {
-    daemon.kill("SIGKILL");
-    await daemon.status;
-  }
-}
-
-function isThere(path: string): boolean {
-  try {
-    Deno.statSync(path);
-    return true;
-  } catch {
-    return false;
-  }
+  await using _daemon = await StorageDaemon.start(args, paths);
+  using ctx = new AioContext();
+  return await ctx.run(() => load(ctx, paths, depth));
 }
 
 function median(values: readonly number[]): number {
