@@ -4,6 +4,7 @@
  * medians, and the median ratio of neighbours in a round.
  *
  *     deno run -A bench/vhost_user_blk.ts [--idle-queues N] [--rounds N] [--seconds S] [--polling]
+ *         [--depths 1,32] [--file PATH]
  *
  * With `--polling` the daemon's export is measured once more in an iothread, which polls.
  */
@@ -78,7 +79,7 @@ async function ours(depth: number, idle: number): Promise<GuestResult> {
     await using stack = new AsyncDisposableStack();
     stack.defer(() => device.close());
     for (const [index, path] of paths.entries()) {
-      const disk = stack.use(new VhostUserBlk(ctx, device, { numQueues: queuesOf(index) }));
+      const disk = new VhostUserBlk(ctx, device, { numQueues: queuesOf(index) });
       const listener = ctx.listen({ path });
       const serving = disk.serve(listener);
       stack.defer(async () => {
@@ -146,7 +147,6 @@ try {
         `${Math.round(median(rates[index])).toLocaleString("en")} IOPS`,
         `${median(kicks[index]).toFixed(4)} kicks a request`,
       ];
-      const alone = index - scenarios.length / 2;
       if (index === 0) {
         for (const peer of scenarios.keys()) {
           if (peer !== 0 && scenarios[peer].idle === 0) {
@@ -154,7 +154,9 @@ try {
           }
         }
       }
-      if (idle !== 0) facts.push(`${ratio(index, alone)} of that without idle queues`);
+      if (idle !== 0) {
+        facts.push(`${ratio(index, index - scenarios.length / 2)} of that without idle queues`);
+      }
       console.log(`depth ${depth}, ${name}: ${facts.join(", ")}`);
     }
   }

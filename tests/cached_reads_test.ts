@@ -24,7 +24,7 @@ function scene() {
   );
   const history = new CacheHistory();
   const read = () => reads.read(history, 3, new Uint8Array(8), 0, 8, 0);
-  /** As AioFile.read does it. @returns whether the cache was asked and had it */
+  /** As AioFile.read does it. */
   const promised = () => {
     if (!reads.isWorthwhile(history)) return reads.count(history, false);
     if (read()) reads.count(history, true);

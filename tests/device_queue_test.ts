@@ -1,4 +1,7 @@
-/** DeviceQueue: when kicks and calls are wanted, and what happens between the two sides of a race, which no other test can hit. */
+/**
+ * DeviceQueue: when kicks and calls are wanted, and what happens between the two sides of a race,
+ * which no other test can hit.
+ */
 import { assert, assertEquals } from "@std/assert";
 import { type AioContext, EventNotifier } from "../mod.ts";
 import { USER_BASE, VhostDriver } from "../src/cli/vhost_driver.ts";
@@ -29,26 +32,35 @@ class Sides implements Disposable {
   readonly virtqueue: RacingQueue;
   readonly queue: DeviceQueue;
   readonly counts = { kicks: 0, requests: 0, calls: 0 };
+  /** The device does not answer any more. */
+  holds = false;
   readonly #memory;
 
   /** @param answered called when a request is answered */
-  constructor(makeContext: MakeContext, eventIndex: boolean, answered = (_sides: Sides) => {}) {
+  constructor(
+    makeContext: MakeContext,
+    eventIndex: boolean,
+    answered = (_sides: Sides) => {},
+    size = 16,
+  ) {
     this.ctx = makeContext();
-    this.driver = new VhostDriver(this.ctx, { queueSize: 16, eventIndex });
+    this.driver = new VhostDriver(this.ctx, { queueSize: size, eventIndex });
     this.#memory = mapMemory(this.driver);
     this.guest = this.driver.queues[0];
     const { descriptorsAt, availAt, usedAt, kick } = this.guest;
     const place = {
-      size: 16,
+      size,
       descriptors: USER_BASE + descriptorsAt,
       avail: USER_BASE + availAt,
       used: USER_BASE + usedAt,
     };
     this.virtqueue = new RacingQueue(this.#memory, place, { eventIndex, indirect: true }, 0);
     const told = () => answered(this);
-    /** Is answered at once. */
+    const isHeld = () => this.holds;
+    /** Is answered at once, unless the device holds it. */
     class EchoRequest extends VirtioRequest {
       start(): void {
+        if (isHeld()) return;
         this.queue.complete(this, 1);
         told();
       }
@@ -194,6 +206,30 @@ for (const eventIndex of [true, false]) {
       sides.publishQuietly();
       for (const endNs = ctx.now() + 1e6; ctx.now() < endNs;) ctx.poll(false);
       assertEquals(counts.requests, requests, "a queue that is stopped looks no more");
+    },
+  );
+
+  eachFdmon(
+    `DeviceQueue: what a guest that is late has asked for already does not wait, ${rings}`,
+    (makeContext) => {
+      using sides = new Sides(makeContext, eventIndex, () => {}, 256);
+      const { ctx, guest } = sides;
+      ctx.setPollParams({ maxNs: 0 });
+      guest.wantCall();
+      for (const slot of [0, 1]) {
+        guest.post(slot, 0);
+        assert(guest.publish());
+        sides.pollUntilTaken(slot + 1);
+        guest.refuseCalls();
+        sides.pollUntilKicksAreOn();
+      }
+      // More than are taken in one turn.
+      sides.holds = true;
+      for (let slot = 2; slot < 202; slot++) guest.post(slot, 0);
+      assert(guest.publish());
+      sides.pollUntilTaken(3);
+      assertEquals([sides.counts.requests, ctx.stats().timers], [130, 0]);
+      sides.pollUntilTaken(202);
     },
   );
 

@@ -1,6 +1,6 @@
 /**
- * Measures heap use per request of a virtqueue, and of a device behind one, and prints it as JSON; run by
- * virtqueue_allocation_test.ts. The least of many rounds counts, as in allocation_program.ts.
+ * Measures heap use per request of a virtqueue, and of a device behind one, and prints it as JSON;
+ * run by virtqueue_allocation_test.ts. The least of many rounds counts, as in allocation_program.ts.
  */
 import { AioContext } from "../mod.ts";
 import { MemoryBlockDevice } from "../src/block/mod.ts";

@@ -62,8 +62,8 @@ export interface BlockDevice {
   read(buffers: readonly Uint8Array[], offset: number): Promise<void>;
 
   /**
-   * Fills memory at once if that takes no waiting, as where it is cached; servers use it, where a
-   * device has it, to answer without a promise.
+   * Fills memory at once if that takes no waiting, as where it is cached. Where a device has it,
+   * VhostUserBlk answers with it, without a promise.
    *
    * @param memory any memory; it is used during the call alone
    * @param start where in the memory, in bytes

@@ -1,7 +1,7 @@
 /**
  * A file, or a disk of the system, as a block device.
  *
- * Everything is a request on the context's loop. What a filesystem cannot do is found out once and
+ * Everything is a request on the context's loop, but for what the page cache has. What a filesystem cannot do is found out once and
  * done in another way from then on: zeros by freeing the range, by marking it, or by writing them.
  * Past the page cache (`direct`) ranges are whole blocks, as the device says; memory that is not
  * aligned as the disk wants it goes through a copy. Invariant: a promise that resolves has

@@ -1,5 +1,6 @@
 /**
- * Files: every operation is a request on the context's loop, and its promise settles there.
+ * Files: every operation is a request on the context's loop, and its promise settles there; but what
+ * the page cache has may be read at once, and `tryRead` has no promise at all.
  *
  * Promises make progress while the context is polled, by `run` or by hand. Requests of one file run
  * concurrently and complete in any order; closing waits for those that are in flight. Invariant:
@@ -138,7 +139,10 @@ export class AioFile implements AsyncDisposable {
         `Cannot read to ${String(start)}, ${String(length)} bytes, as there are ${byteLength}`,
       );
     }
-    return history !== null && owner.io.tryRead(owner, history, memory, start, length, offset);
+    const { fd, io } = owner;
+    io.requireOpen("read");
+    if (history === null || !history.isPromising) return false;
+    return io.cached.read(history, fd, memory, start, length, offset);
   }
 
   /**

@@ -17,6 +17,7 @@ import type { Shim } from "../../ffi/shim_symbols.ts";
 import type { System } from "../../ffi/system.ts";
 import type { RequestQueue } from "../request_queue.ts";
 import type { RequestView } from "./buffers.ts";
+import { TRANSFER_MAX } from "./operation.ts";
 
 /** From so many completions in an iteration on a ring is asked rather than the cache. */
 const BATCH_MIN = 8;
@@ -65,7 +66,7 @@ export class CachedReads {
   }
 
   /**
-   * Reads what is asked for if all of it is cached.
+   * Reads what is asked for if all of it is cached, and no more than one call can read.
    *
    * @param view the memory
    * @param start where in it, in bytes; it ends at `start + byteLength` or later
@@ -79,6 +80,7 @@ export class CachedReads {
     byteLength: number,
     offset: number,
   ): boolean {
+    if (byteLength > TRANSFER_MAX) return false;
     this.#system.calls++;
     const result = this.#read(fd, view as Uint8Array<ArrayBuffer>, start, byteLength, offset);
     if (result === byteLength) {

@@ -50,10 +50,10 @@ export interface IoParts {
 export class IoRequests {
   readonly system: System;
   readonly buffers: AioBuffers;
+  readonly cached: CachedReads;
   readonly messages: Messages = new Messages();
   readonly requireOpen: (verb: string) => void;
   readonly #queue: RequestQueue;
-  readonly #cached: CachedReads;
   readonly #sends: IoParts["sends"];
   readonly #free: IoRequest[] = [];
   readonly #location = new Location();
@@ -64,7 +64,7 @@ export class IoRequests {
   constructor({ system, queue, buffers, cached, sends, requireOpen }: IoParts) {
     this.system = system;
     this.#queue = queue;
-    this.#cached = cached;
+    this.cached = cached;
     this.#sends = sends;
     this.buffers = buffers;
     this.requireOpen = requireOpen;
@@ -138,40 +138,19 @@ export class IoRequests {
   ): Promise<number> {
     try {
       const { fd } = owner;
-      if (history !== null && options === undefined && this.#cached.isWorthwhile(history)) {
+      if (history !== null && options === undefined && this.cached.isWorthwhile(history)) {
         this.requireOpen("read");
         this.#location.locate(view);
         const { byteLength } = this.#location;
-        if (
-          byteLength <= TRANSFER_MAX && this.#cached.read(history, fd, view, 0, byteLength, off)
-        ) {
-          this.#cached.count(history, true);
+        if (this.cached.read(history, fd, view, 0, byteLength, off)) {
+          this.cached.count(history, true);
           return Promise.resolve(byteLength);
         }
-      } else if (history !== null) this.#cached.count(history, false);
+      } else if (history !== null) this.cached.count(history, false);
     } catch (error) {
       return Promise.reject(error);
     }
     return this.transfer(FileOperation.read, owner, view, off, 0, options);
-  }
-
-  /**
-   * Reads from a file if the page cache is likely to have all of it, and has.
-   *
-   * @returns whether it has been read
-   */
-  tryRead(
-    owner: IoOwner,
-    history: CacheHistory,
-    memory: Uint8Array,
-    start: number,
-    length: number,
-    off: number,
-  ): boolean {
-    const { fd } = owner;
-    if (!history.isPromising || length > TRANSFER_MAX) return false;
-    this.requireOpen("read");
-    return this.#cached.read(history, fd, memory, start, length, off);
   }
 
   /**

@@ -263,13 +263,14 @@ export class DeviceQueue {
    * so here is decided who notices the next request.
    */
   #continue(): void {
-    if (!this.#running || this.#polling) return this.#process();
-    const queue = this.#virtqueue, before = queue.nextAvail;
-    queue.disableKicks();
-    this.#process();
+    if (!this.#running || this.#polling) return void this.#process();
+    this.#virtqueue.disableKicks();
+    const taken = this.#process();
     if (!this.#running) return;
-    if (this.#concurrent !== 0 && queue.nextAvail !== before) return this.#lookAfterPause();
-    if (queue.enableKicks()) this.#more.schedule();
+    // There may be more than fit into a turn: others have theirs, and no pause.
+    if (taken === TAKEN_MAX) this.#more.schedule();
+    else if (taken !== 0 && this.#concurrent !== 0) this.#lookAfterPause();
+    else if (this.#virtqueue.enableKicks()) this.#more.schedule();
   }
 
   #lookAfterPause(): void {
@@ -280,15 +281,18 @@ export class DeviceQueue {
 
   /**
    * Takes what the guest has asked for, `TAKEN_MAX` requests at most. What is left is seen by
-   * whoever looks next: the word in poll mode, and else `enableKicks`.
+   * whoever looks next: the word in poll mode, and else `#more`.
+   *
+   * @returns how many it has taken
    */
-  #process(): void {
-    if (!this.#running) return;
+  #process(): number {
+    if (!this.#running) return 0;
     const queue = this.#virtqueue;
+    let taken = 0;
     this.#taking = true;
     try {
       // Others have their turn: a guest that is fast could keep the loop here for ever.
-      for (let left = TAKEN_MAX; left > 0; left--) {
+      for (; taken < TAKEN_MAX; taken++) {
         const head = queue.take();
         if (head === -1) break;
         this.#begin(head);
@@ -300,6 +304,7 @@ export class DeviceQueue {
     }
     this.#word.seen = queue.nextAvail;
     if (this.#callDue) this.#callGuest();
+    return taken;
   }
 
   #begin(head: number): void {

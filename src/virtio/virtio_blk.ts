@@ -3,7 +3,7 @@
  *
  * A request is a header that the device reads, data in one direction or the other, and a byte of
  * status that it writes last. Data goes between the guest's pages and the block device without a
- * copy. What the guest asks for is checked before the device sees it: it never gets a range beyond
+ * copy; what a device can read without waiting is read before the next request is taken. What the guest asks for is checked before the device sees it: it never gets a range beyond
  * its end or one that is not of whole blocks.
  *
  * With write-back the guest sends FLUSH; a guest that has not agreed to that, or has switched
