@@ -3,7 +3,8 @@
  * arguments. Runs are short, so nothing is asserted about how fast they were.
  */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { bucketOf, GuestCounts, LATENCY_BUCKETS } from "../src/cli/scale_guest.ts";
+import { DeviceQueue } from "../src/cli/scale_device.ts";
+import { bucketOf, GuestCounts, GuestMemory, LATENCY_BUCKETS } from "../src/cli/scale_guest.ts";
 
 interface Result {
   readonly code: number;
@@ -150,6 +151,24 @@ Deno.test("bucketOf: the quantile of a latency is that latency, to 1.6 %", () =>
     latencies[bucket] = 1;
     const found = new GuestCounts(0, latencies).quantileNs(0.5);
     assert(Math.abs(found - Math.min(ns, 2 ** 32)) <= ns * 0.016, `${found} instead of ${ns}`);
+  }
+});
+
+Deno.test("scale: a guest that posts as fast as it is served does not keep the loop", () => {
+  for (const poll of ["function", "word"] as const) {
+    const memory = new GuestMemory(0);
+    const place = memory.busyQueue;
+    let reads = 0;
+    const read = () => {
+      assert(reads++ < 8, "the queue takes what was posted after the call");
+      Atomics.add(memory.words, place.avail, 1);
+    };
+    using queue = new DeviceQueue(memory, place, { read }, poll);
+    const handler = queue.handler();
+    queue.postEvent();
+    handler.ioRead!();
+    handler.ioPollReady!();
+    assertEquals(queue.used, 2);
   }
 });
 

@@ -17,8 +17,14 @@ import type { PollForm } from "./scale_options.ts";
 
 const PAGE = 4096;
 
+/** What serves the requests of a queue. */
+export interface RequestReader {
+  /** Reads one block into the buffer of `slot`. */
+  read(block: number, slot: number): void;
+}
+
 /** Reads blocks of a file with pread(2), each slot of the ring into its own buffer. */
-export class BlockReader {
+export class BlockReader implements RequestReader {
   readonly #shim: Shim;
   readonly #fd: number;
   readonly #blockSize: number;
@@ -40,7 +46,6 @@ export class BlockReader {
     }
   }
 
-  /** Reads one block into the buffer of `slot`. */
   read(block: number, slot: number): void {
     const size = this.#blockSize;
     const pointer = this.#pointers[slot % this.#pointers.length];
@@ -62,12 +67,17 @@ export class DeviceQueue implements Disposable {
   readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #ring: number;
   readonly #place: QueuePlace;
-  readonly #reader: BlockReader | null;
+  readonly #reader: RequestReader | null;
   readonly #word: PollWord | null;
   #used = 0;
 
   /** @param reader reads the blocks asked for; null where the guest asks for none */
-  constructor(memory: GuestMemory, place: QueuePlace, reader: BlockReader | null, poll: PollForm) {
+  constructor(
+    memory: GuestMemory,
+    place: QueuePlace,
+    reader: RequestReader | null,
+    poll: PollForm,
+  ) {
     this.#words = memory.words;
     this.#ring = memory.ring;
     this.#place = place;
@@ -115,11 +125,16 @@ export class DeviceQueue implements Disposable {
     this.#process();
   }
 
-  /** The acquire of avail makes the guest's ring readable; the store of used gives it back. */
+  /**
+   * Handles what is there at the call, and no more: a guest that posts as fast as it is served would
+   * keep the loop from its timers. The acquire of avail makes the guest's ring readable; the store of
+   * used gives it back.
+   */
   #process(): void {
     const words = this.#words, reader = this.#reader;
+    const avail = Atomics.load(words, this.#place.avail);
     let used = this.#used;
-    while (Atomics.load(words, this.#place.avail) !== used) {
+    while (used !== avail) {
       const slot = used & (RING_SLOTS - 1);
       if (reader !== null) reader.read(words[this.#ring + slot] >>> 0, slot);
       used = (used + 1) | 0;

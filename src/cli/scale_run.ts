@@ -152,24 +152,25 @@ export class Scenario implements Disposable {
     onProgress: ProgressListener | null,
   ): [Sample, Sample] {
     const ctx = this.#ctx;
-    const startNs = ctx.now() + warmUpSeconds * 1e9;
-    const endNs = startNs + seconds * 1e9;
+    const startNs = ctx.now() + warmUpSeconds * 1e9, windowNs = seconds * 1e9;
     let start: Sample | null = null, end: Sample | null = null;
-    const startTimer = ctx.timer(() => start = this.#sample());
     const endTimer = ctx.timer(() => end = this.#sample());
+    // The window is as long as asked for however late it begins.
+    const startTimer = ctx.timer(() => {
+      start = this.#sample();
+      endTimer.arm(start.atNs + windowNs);
+    });
     const progressTimer = ctx.timer(() => {
       if (onProgress === null) return;
       const now = ctx.now();
-      if (now < startNs) onProgress("idle interval", (startNs - now) / 1e9);
-      else onProgress("measuring", (endNs - now) / 1e9);
+      if (start === null) onProgress("idle interval", (startNs - now) / 1e9);
+      else onProgress("measuring", (start.atNs + windowNs - now) / 1e9);
       progressTimer.arm(now + PROGRESS_NS);
     });
     startTimer.arm(startNs);
-    endTimer.arm(endNs);
     if (onProgress !== null) progressTimer.arm(ctx.now());
-    while (end === null) ctx.poll(true);
+    while (start === null || end === null) ctx.poll(true);
     progressTimer.cancel();
-    if (start === null) throw new Error("assertion failed: the window ended before it began");
     return [start, end];
   }
 }

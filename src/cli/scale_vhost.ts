@@ -177,19 +177,19 @@ async function takeWindow(
   sample: () => Sample,
   onProgress: ProgressListener | null,
 ): Promise<[Sample, Sample]> {
-  const startNs = ctx.now() + warmUpSeconds(plan) * 1e9;
-  const endNs = startNs + plan.seconds * 1e9;
+  const startNs = ctx.now() + warmUpSeconds(plan) * 1e9, windowNs = plan.seconds * 1e9;
+  let start: Sample | null = null;
   const progressTimer = ctx.timer(() => {
     const nowNs = ctx.now();
-    if (nowNs < startNs) onProgress!("idle interval", (startNs - nowNs) / 1e9);
-    else onProgress!("measuring", (endNs - nowNs) / 1e9);
+    if (start === null) onProgress!("idle interval", (startNs - nowNs) / 1e9);
+    else onProgress!("measuring", (start.atNs + windowNs - nowNs) / 1e9);
     progressTimer.arm(nowNs + PROGRESS_NS);
   });
   if (onProgress !== null) progressTimer.arm(ctx.now());
   try {
     await pass(ctx, startNs - ctx.now());
-    const start = sample();
-    await pass(ctx, endNs - ctx.now());
+    start = sample();
+    await pass(ctx, windowNs);
     return [start, sample()];
   } finally {
     progressTimer.cancel();
