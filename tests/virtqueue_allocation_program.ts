@@ -8,6 +8,7 @@ import { USER_BASE, VhostDriver } from "../src/cli/vhost_driver.ts";
 import type { DriverQueue } from "../src/cli/vhost_driver_queue.ts";
 import { DeviceQueue } from "../src/virtio/device_queue.ts";
 import { inflightBytes, InflightQueue } from "../src/virtio/inflight.ts";
+import { MemoryViews } from "../src/virtio/memory_views.ts";
 import { BlkDevice, BlkRequest } from "../src/virtio/virtio_blk.ts";
 import { DescriptorChain, Virtqueue } from "../src/virtio/virtqueue.ts";
 import { mapMemory } from "./vhost_kit.ts";
@@ -28,7 +29,11 @@ for (const indirect of [true, false]) {
     avail: USER_BASE + guest.availAt,
     used: USER_BASE + guest.usedAt,
   };
-  const record = new InflightQueue(new SharedArrayBuffer(inflightBytes(SIZE)), 0, SIZE);
+  const record = new InflightQueue(
+    new MemoryViews(new SharedArrayBuffer(inflightBytes(SIZE))),
+    0,
+    SIZE,
+  );
   const queue = new Virtqueue(memory, place, driver.options, 0, record);
   queue.recover();
   const chain = new DescriptorChain(), header = new Uint8Array(16), views: Uint8Array[] = [];

@@ -5,6 +5,7 @@ import { USER_BASE, VhostDriver, type VhostDriverOptions } from "../src/cli/vhos
 import { type DriverQueue, GUEST_BASE, writeDescriptor } from "../src/cli/vhost_driver_queue.ts";
 import { type GuestRuns, VirtioError } from "../src/virtio/guest_memory.ts";
 import { inflightBytes, InflightQueue } from "../src/virtio/inflight.ts";
+import { MemoryViews } from "../src/virtio/memory_views.ts";
 import { DescriptorChain, Virtqueue } from "../src/virtio/virtqueue.ts";
 import { Random } from "./random_values.ts";
 import { mapMemory } from "./vhost_kit.ts";
@@ -348,7 +349,7 @@ Deno.test("Virtqueue.enableKicks: tells of a request that came in before", () =>
 
 Deno.test("InflightQueue: whenever the device ends, its successor does exactly what was not answered", () => {
   using sides = new Sides();
-  const record = new SharedArrayBuffer(inflightBytes(SIZE));
+  const record = new MemoryViews(new SharedArrayBuffer(inflightBytes(SIZE)));
   const { guest, chain } = sides;
   // The steps of put() are those of a device that is killed in between.
   const kills = ["none", "before the index", "after the index", "after the record"] as const;
@@ -376,7 +377,7 @@ Deno.test("InflightQueue: whenever the device ends, its successor does exactly w
     }
     if (inFlight.length !== 0 && kill !== "none") {
       const place = random.below(inFlight.length), head = inFlight[place];
-      const halves = new Uint16Array(record), bytes = new Uint8Array(record);
+      const { halves, bytes } = record;
       const before = bytes.slice();
       const used = guest.used.slice();
       queue.put(head, 1);
@@ -408,10 +409,10 @@ Deno.test("InflightQueue: whenever the device ends, its successor does exactly w
 
 Deno.test("InflightQueue: chains come back in the order they were taken; a record that is nonsense is refused", () => {
   const make = () => {
-    const record = new SharedArrayBuffer(inflightBytes(SIZE));
+    const record = new MemoryViews(new SharedArrayBuffer(inflightBytes(SIZE)));
     const queue = new InflightQueue(record, 0, SIZE);
     queue.recover(5);
-    return { record, queue, halves: new Uint16Array(record) };
+    return { record, queue };
   };
   const { record, queue } = make();
   for (const head of [3, 9, 0, 15]) queue.take(head);
@@ -425,7 +426,7 @@ Deno.test("InflightQueue: chains come back in the order they were taken; a recor
     (halves) => halves.set([SIZE, 4], 6), // A list of one, beyond the table.
   ];
   for (const break_ of breaks) {
-    const { record, halves } = make();
+    const { record } = make(), { halves } = record;
     break_(halves);
     assertThrows(() => new InflightQueue(record, 0, SIZE).recover(5), VirtioError);
   }

@@ -13,6 +13,7 @@
  * disk would store zeros.
  */
 import { MappedMemory, MAPPING_MAX } from "../../mod.ts";
+import { MemoryViews } from "./memory_views.ts";
 
 /** Regions at most. A front end with memory slots plugged in one by one can have many. */
 export const REGIONS_MAX = 509;
@@ -32,33 +33,27 @@ export interface MemoryRegion {
   readonly offset: number;
 }
 
-/** A piece of a region that is mapped in one go. */
-export class GuestChunk {
+/** A piece of a region that is mapped in one go; the views are of the whole buffer. */
+export class GuestChunk extends MemoryViews {
   readonly guestStart: number;
   readonly guestEnd: number;
   readonly userStart: number;
   readonly region: MemoryRegion;
-  readonly buffer: SharedArrayBuffer;
   /** Where the piece begins in `buffer`, in bytes. */
   readonly byteOffset: number;
-  /** The whole buffer, as it can be indexed with what runs hold. */
-  readonly bytes: Uint8Array<SharedArrayBuffer>;
-  readonly words: Uint32Array<SharedArrayBuffer>;
   readonly #memory: MappedMemory;
 
   /** @param start where in the region the piece begins */
   constructor(region: MemoryRegion, start: number, fd: number) {
     const length = Math.min(region.size - start, MAPPING_MAX);
     const memory = new MappedMemory(fd, { offset: region.offset + start, length });
+    super(memory.buffer);
     this.#memory = memory;
     this.region = region;
     this.guestStart = region.guestAddress + start;
     this.guestEnd = this.guestStart + length;
     this.userStart = region.userAddress + start;
-    this.buffer = memory.buffer;
     this.byteOffset = memory.byteOffset;
-    this.bytes = new Uint8Array(memory.buffer);
-    this.words = new Uint32Array(memory.buffer);
   }
 
   /** Takes the memory away. */

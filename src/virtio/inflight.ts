@@ -13,6 +13,7 @@
  * The memory is the front end's: what is in it is loaded once and checked like all that is a guest's.
  */
 import { VirtioError } from "./guest_memory.ts";
+import type { MemoryViews } from "./memory_views.ts";
 
 const HEADER_BYTES = 16, ENTRY_BYTES = 16;
 const VERSION = 1;
@@ -33,21 +34,18 @@ export function inflightBytes(queueSize: number): number {
 /** The record of one queue. */
 export class InflightQueue {
   readonly size: number;
-  readonly #bytes: Uint8Array<SharedArrayBuffer>;
-  readonly #halves: Uint16Array<SharedArrayBuffer>;
-  readonly #words: Uint32Array<SharedArrayBuffer>;
+  readonly #memory: MemoryViews;
+  readonly #start: number;
   #counter = 0;
 
   /**
-   * @param byteOffset where the record begins, a multiple of 4
+   * @param start where in the memory the record begins, in bytes, a multiple of 8; all of it is inside
    * @param size entries of the queue
    */
-  constructor(buffer: SharedArrayBuffer, byteOffset: number, size: number) {
+  constructor(memory: MemoryViews, start: number, size: number) {
     this.size = size;
-    const length = HEADER_BYTES + size * ENTRY_BYTES;
-    this.#bytes = new Uint8Array(buffer, byteOffset, length);
-    this.#halves = new Uint16Array(buffer, byteOffset, length / 2);
-    this.#words = new Uint32Array(buffer, byteOffset, length / 4);
+    this.#memory = memory;
+    this.#start = start;
   }
 
   /**
@@ -58,12 +56,12 @@ export class InflightQueue {
    * @throws {VirtioError} when the record is of another queue, or nonsense
    */
   recover(usedIndex: number): number[] {
-    const halves = this.#halves;
-    const version = halves[VERSION_WORD], size = halves[SIZE_WORD];
+    const { bytes, halves, words } = this.#memory, header = this.#start / 2;
+    const version = halves[header + VERSION_WORD], size = halves[header + SIZE_WORD];
     if (version === 0) {
-      halves[VERSION_WORD] = VERSION;
-      halves[SIZE_WORD] = this.size;
-      halves[USED_WORD] = usedIndex;
+      halves[header + VERSION_WORD] = VERSION;
+      halves[header + SIZE_WORD] = this.size;
+      halves[header + USED_WORD] = usedIndex;
       return [];
     }
     if (version !== VERSION || size !== this.size) {
@@ -71,20 +69,20 @@ export class InflightQueue {
         `Cannot use the record of chains in flight: version ${version}, ${size} entries`,
       );
     }
-    let left = (usedIndex - halves[USED_WORD]) & 0xffff;
-    for (let head = halves[LAST_WORD]; left > 0; left--) {
+    let left = (usedIndex - halves[header + USED_WORD]) & 0xffff;
+    for (let head = halves[header + LAST_WORD]; left > 0; left--) {
       if (left > this.size || head >= this.size) {
         throw new VirtioError("Cannot use the record of chains in flight as its list is broken");
       }
-      this.#bytes[this.#entry(head)] = 0;
+      bytes[this.#entry(head)] = 0;
       head = halves[this.#entry(head) / 2 + NEXT_WORD];
     }
-    Atomics.store(halves, USED_WORD, usedIndex);
+    Atomics.store(halves, header + USED_WORD, usedIndex);
     const chains: { head: number; counter: number }[] = [];
     for (let head = 0; head < this.size; head++) {
-      if (this.#bytes[this.#entry(head)] === 0) continue;
+      if (bytes[this.#entry(head)] === 0) continue;
       const word = this.#entry(head) / 4 + 2;
-      const counter = this.#words[word + 1] * HIGH + this.#words[word];
+      const counter = words[word + 1] * HIGH + words[word];
       chains.push({ head, counter });
       if (counter >= this.#counter) this.#counter = counter + 1;
     }
@@ -94,27 +92,28 @@ export class InflightQueue {
 
   /** The device has taken a chain. */
   take(head: number): void {
-    const at = this.#entry(head);
+    const { bytes, words } = this.#memory, at = this.#entry(head);
     const counter = this.#counter++;
-    this.#words[at / 4 + 2] = counter;
-    this.#words[at / 4 + 3] = counter / HIGH;
-    Atomics.store(this.#bytes, at, 1);
+    words[at / 4 + 2] = counter;
+    words[at / 4 + 3] = counter / HIGH;
+    Atomics.store(bytes, at, 1);
   }
 
   /** The chain is about to be put into the used ring. */
   beforePut(head: number): void {
-    const halves = this.#halves;
-    halves[this.#entry(head) / 2 + NEXT_WORD] = halves[LAST_WORD];
-    halves[LAST_WORD] = head;
+    const { halves } = this.#memory, last = this.#start / 2 + LAST_WORD;
+    halves[this.#entry(head) / 2 + NEXT_WORD] = halves[last];
+    halves[last] = head;
   }
 
   /** The guest has the chain back. */
   afterPut(head: number, usedIndex: number): void {
-    Atomics.store(this.#bytes, this.#entry(head), 0);
-    Atomics.store(this.#halves, USED_WORD, usedIndex);
+    const { bytes, halves } = this.#memory;
+    Atomics.store(bytes, this.#entry(head), 0);
+    Atomics.store(halves, this.#start / 2 + USED_WORD, usedIndex);
   }
 
   #entry(head: number): number {
-    return HEADER_BYTES + head * ENTRY_BYTES;
+    return this.#start + HEADER_BYTES + head * ENTRY_BYTES;
   }
 }

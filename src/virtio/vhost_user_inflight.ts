@@ -6,6 +6,7 @@
 import { MappedMemory, MemFd } from "../../mod.ts";
 import { VirtioError } from "./guest_memory.ts";
 import { inflightBytes, InflightQueue } from "./inflight.ts";
+import { MemoryViews } from "./memory_views.ts";
 import type { VhostUserMessage } from "./vhost_user_message.ts";
 import { requireQueueSize } from "./virtqueue.ts";
 
@@ -26,11 +27,13 @@ export function offerInflight(
 /** The record that a front end has brought. */
 export class InflightRecord implements Disposable {
   readonly #memory: MappedMemory;
+  readonly #views: MemoryViews;
   readonly #queues: number;
   readonly #queueSize: number;
 
   private constructor(memory: MappedMemory, queues: number, queueSize: number) {
     this.#memory = memory;
+    this.#views = new MemoryViews(memory.buffer);
     this.#queues = queues;
     this.#queueSize = queueSize;
   }
@@ -52,7 +55,7 @@ export class InflightRecord implements Disposable {
       throw new VirtioError(`Cannot record the requests of ring ${index} of ${size} entries`);
     }
     const at = this.#memory.byteOffset + index * inflightBytes(this.#queueSize);
-    return new InflightQueue(this.#memory.buffer, at, this.#queueSize);
+    return new InflightQueue(this.#views, at, this.#queueSize);
   }
 
   [Symbol.dispose](): void {

@@ -78,9 +78,13 @@ export class Virtqueue {
   readonly #memory: GuestMemory;
   readonly #eventIndex: boolean;
   readonly #indirect: boolean;
+  /** Where the parts are, each by the piece of memory it is in and the index of its first word. */
   readonly #descriptors: Uint32Array<SharedArrayBuffer>;
+  readonly #descriptorsAt: number;
   readonly #avail: Uint16Array<SharedArrayBuffer>;
+  readonly #availAt: number;
   readonly #used: Uint16Array<SharedArrayBuffer>;
+  readonly #usedAt: number;
   readonly #usedRing: Uint32Array<SharedArrayBuffer>;
   /** avail.idx when it was last loaded. */
   #availIndex: number;
@@ -116,18 +120,21 @@ export class Virtqueue {
     const descriptors = locate(memory, "descriptor table", place.descriptors, size * 16, 16);
     const avail = locate(memory, "available ring", place.avail, 6 + size * 2, 2);
     const used = locate(memory, "used ring", place.used, this.usedBytes, 4);
-    this.#descriptors = new Uint32Array(descriptors.chunk.buffer, descriptors.at, size * 4);
-    this.#avail = new Uint16Array(avail.chunk.buffer, avail.at, RING + size + 1);
-    this.#used = new Uint16Array(used.chunk.buffer, used.at, RING + size * 4 + 1);
-    this.#usedRing = new Uint32Array(used.chunk.buffer, used.at + 4, size * 2);
-    this.nextUsed = Atomics.load(this.#used, INDEX);
+    this.#descriptors = descriptors.chunk.words;
+    this.#descriptorsAt = descriptors.at / 4;
+    this.#avail = avail.chunk.halves;
+    this.#availAt = avail.at / 2;
+    this.#used = used.chunk.halves;
+    this.#usedAt = used.at / 2;
+    this.#usedRing = used.chunk.words;
+    this.nextUsed = Atomics.load(this.#used, this.#usedAt + INDEX);
     this.nextAvail = this.#availIndex = base & 0xffff;
     this.inflight = inflight;
   }
 
   /** The word that changes when the guest has made requests available; nothing is seen of it yet. */
   pollWord(): PollWord {
-    const word = new PollWord(this.#avail.buffer, this.#avail.byteOffset + INDEX * 2, 16);
+    const word = new PollWord(this.#avail.buffer, (this.#availAt + INDEX) * 2, 16);
     word.seen = this.nextAvail;
     return word;
   }
@@ -140,7 +147,7 @@ export class Virtqueue {
    */
   take(): number {
     if (this.nextAvail === this.#availIndex) {
-      const index = Atomics.load(this.#avail, INDEX);
+      const index = Atomics.load(this.#avail, this.#availAt + INDEX);
       const pending = (index - this.nextAvail) & 0xffff;
       if (pending === 0) return -1;
       if (pending > this.size) {
@@ -150,7 +157,7 @@ export class Virtqueue {
       }
       this.#availIndex = index;
     }
-    const head = this.#avail[RING + (this.nextAvail & (this.size - 1))];
+    const head = this.#avail[this.#availAt + RING + (this.nextAvail & (this.size - 1))];
     this.#hold(head);
     this.nextAvail = (this.nextAvail + 1) & 0xffff;
     this.inflight?.take(head);
@@ -184,7 +191,7 @@ export class Virtqueue {
     const { readable, writable } = chain;
     readable.clear();
     writable.clear();
-    let table: Uint32Array = this.#descriptors, first = 0, limit = this.size;
+    let table: Uint32Array = this.#descriptors, first = this.#descriptorsAt, limit = this.size;
     let index = head, count = 0, nested = false;
     for (;;) {
       // Each word is loaded once: the guest may change it at any time.
@@ -231,20 +238,23 @@ export class Virtqueue {
    * @param written bytes written to the beginning of what the device may write
    */
   put(head: number, written: number): void {
-    const at = (this.nextUsed & (this.size - 1)) * 2;
+    // The ring begins behind flags and index, with the second 32-bit word.
+    const at = this.#usedAt / 2 + 1 + (this.nextUsed & (this.size - 1)) * 2;
     this.inflight?.beforePut(head);
     this.#usedRing[at] = head;
     this.#usedRing[at + 1] = written;
     this.#taken![head] = 0;
     this.nextUsed = (this.nextUsed + 1) & 0xffff;
-    Atomics.store(this.#used, INDEX, this.nextUsed);
+    Atomics.store(this.#used, this.#usedAt + INDEX, this.nextUsed);
     this.inflight?.afterPut(head, this.nextUsed);
   }
 
   /** Whether the guest wants a call for what was put since it was asked last. */
   wantsCall(): boolean {
-    if (!this.#eventIndex) return (Atomics.load(this.#avail, FLAGS) & NO_INTERRUPT) === 0;
-    const event = Atomics.load(this.#avail, RING + this.size);
+    if (!this.#eventIndex) {
+      return (Atomics.load(this.#avail, this.#availAt + FLAGS) & NO_INTERRUPT) === 0;
+    }
+    const event = Atomics.load(this.#avail, this.#availAt + RING + this.size);
     const before = this.#called, now = this.nextUsed;
     this.#called = now;
     if (before === -1) return true;
@@ -255,7 +265,7 @@ export class Virtqueue {
   disableKicks(): void {
     // An index that has just gone by comes again after 65,535 requests only.
     if (this.#eventIndex) this.#storeAvailEvent(this.nextAvail - 1);
-    else Atomics.store(this.#used, FLAGS, NO_NOTIFY);
+    else Atomics.store(this.#used, this.#usedAt + FLAGS, NO_NOTIFY);
   }
 
   /**
@@ -265,12 +275,12 @@ export class Virtqueue {
    */
   enableKicks(): boolean {
     if (this.#eventIndex) this.#storeAvailEvent(this.nextAvail);
-    else Atomics.store(this.#used, FLAGS, 0);
-    return Atomics.load(this.#avail, INDEX) !== this.nextAvail;
+    else Atomics.store(this.#used, this.#usedAt + FLAGS, 0);
+    return Atomics.load(this.#avail, this.#availAt + INDEX) !== this.nextAvail;
   }
 
   #storeAvailEvent(index: number): void {
-    Atomics.store(this.#used, RING + this.size * 4, index & 0xffff);
+    Atomics.store(this.#used, this.#usedAt + RING + this.size * 4, index & 0xffff);
   }
 
   #hold(head: number): void {
