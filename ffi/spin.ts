@@ -49,23 +49,28 @@ export class WatchedWord {
   index = -1;
   /** Whose word it is; null while it is nobody's. */
   owner: unknown = null;
-  /** The word itself; also keeps its memory alive for as long as C may read it. */
-  readonly #view: Uint16Array | Uint32Array | BigUint64Array;
-  #store = new Uint32Array(2);
+  /** Kept, so that the memory stays for as long as C may read it. */
+  readonly #buffer: SharedArrayBuffer;
+  readonly #byteOffset: number;
+  // Many words are watched for a short time only and loaded by C alone: what takes most memory is
+  // made when it is asked for.
+  #view: Uint16Array | Uint32Array | BigUint64Array | null = null;
+  /** Where C reads the seen value, while the word is watched; else it is in the two fields. */
+  #store: Uint32Array | null = null;
   #at = 0;
+  #low = 0;
+  #high = 0;
 
   constructor(buffer: SharedArrayBuffer, byteOffset: number, bits: WordBits) {
     this.bits = bits;
     this.address = addressOfShared(buffer) + BigInt(byteOffset);
-    this.#view = bits === 16
-      ? new Uint16Array(buffer, byteOffset, 1)
-      : bits === 32
-      ? new Uint32Array(buffer, byteOffset, 1)
-      : new BigUint64Array(buffer, byteOffset, 1);
+    this.#buffer = buffer;
+    this.#byteOffset = byteOffset;
   }
 
   /** The word's value now, acquiring what its writer released. */
   load(): number | bigint {
+    this.#view ??= viewOf(this.#buffer, this.#byteOffset, this.bits);
     return Atomics.load(this.#view as Uint32Array, 0);
   }
 
@@ -76,24 +81,42 @@ export class WatchedWord {
   }
 
   get seenLow(): number {
-    return this.#store[this.#at];
+    return this.#store === null ? this.#low : this.#store[this.#at];
   }
 
   get seenHigh(): number {
-    return this.#store[this.#at + 1];
+    return this.#store === null ? this.#high : this.#store[this.#at + 1];
   }
 
+  /** Both are unsigned words of 32 bits. */
   setSeen(low: number, high: number): void {
-    this.#store[this.#at] = low;
-    this.#store[this.#at + 1] = high;
+    const store = this.#store;
+    if (store === null) {
+      this.#low = low;
+      this.#high = high;
+    } else {
+      store[this.#at] = low;
+      store[this.#at + 1] = high;
+    }
   }
 
-  /** Moves the seen value to where C reads it, or back when the word is no longer watched. */
-  place(store: Uint32Array<ArrayBuffer>, at: number): void {
+  /** Moves the seen value to where C reads it, or back (null) when the word is no longer watched. */
+  place(store: Uint32Array<ArrayBuffer> | null, at: number): void {
     const low = this.seenLow, high = this.seenHigh;
     this.#store = store;
     this.#at = at;
     this.setSeen(low, high);
+  }
+}
+
+function viewOf(buffer: SharedArrayBuffer, byteOffset: number, bits: WordBits) {
+  switch (bits) {
+    case 16:
+      return new Uint16Array(buffer, byteOffset, 1);
+    case 32:
+      return new Uint32Array(buffer, byteOffset, 1);
+    case 64:
+      return new BigUint64Array(buffer, byteOffset, 1);
   }
 }
 
@@ -115,7 +138,7 @@ class WordTable<Owner> {
     const last = this.words.length - 1;
     const moved = this.words[last], movedOwner = this.owners[last];
     const index = word.index;
-    word.place(new Uint32Array(2), 0);
+    word.place(null, 0);
     word.index = -1;
     this.words.length = last;
     this.owners.length = last;

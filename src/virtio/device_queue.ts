@@ -91,12 +91,11 @@ export class DeviceQueue {
   readonly #virtqueue: Virtqueue;
   readonly #requests: VirtioRequest[] = [];
   readonly #word;
-  readonly #more: BottomHalf;
-  /** Looks again after a pause; made with the first one. */
+  // Most queues of a guest are idle: what only busy ones need is made when they do.
+  #more: BottomHalf | null = null;
+  /** Looks again after a pause. */
   #pause: Timer | null = null;
-  readonly #call = (): void => {
-    if (this.#callDue) this.#callGuest();
-  };
+  #callIfDue: (() => void) | null = null;
   #inFlight = 0;
   #running = false;
   /** Requests are being taken from the ring. */
@@ -116,7 +115,6 @@ export class DeviceQueue {
     this.parts = parts;
     this.#virtqueue = parts.virtqueue;
     this.#word = parts.virtqueue.pollWord();
-    this.#more = parts.ctx.bottomHalf(() => this.#continue(), { name: "virtqueue" });
   }
 
   /** Where to go on in the available ring, once it is stopped. */
@@ -163,7 +161,7 @@ export class DeviceQueue {
     if (this.#inFlight !== 0) {
       await new Promise<void>((resolve) => this.#idle = resolve);
     }
-    this.#more.delete();
+    this.#more?.delete();
   }
 
   /**
@@ -180,7 +178,7 @@ export class DeviceQueue {
     else if (this.#inFlight === 0) this.#callGuest();
     else if (!this.#callDue) {
       this.#callDue = true;
-      settled.then(this.#call);
+      settled.then(this.#callIfDue ?? this.#makeCall());
     }
   }
 
@@ -228,7 +226,7 @@ export class DeviceQueue {
   #halt(): void {
     if (!this.#running) return;
     this.#running = false;
-    this.#more.cancel();
+    this.#more?.cancel();
     this.#pause?.cancel();
     try {
       this.parts.ctx.setFdHandler(this.parts.kick.fd, null);
@@ -268,20 +266,38 @@ export class DeviceQueue {
     const taken = this.#process();
     if (!this.#running) return;
     // There may be more than fit into a turn: others have theirs, and no pause.
-    if (taken === TAKEN_MAX) this.#more.schedule();
+    if (taken === TAKEN_MAX) this.#lookSoon();
     else if (taken !== 0 && this.#concurrent !== 0) this.#lookAfterPause();
-    else if (this.#virtqueue.enableKicks()) this.#more.schedule();
+    else if (this.#virtqueue.enableKicks()) this.#lookSoon();
+  }
+
+  /** By a bottom half: others have their turn before. */
+  #lookSoon(): void {
+    this.#more ??= this.parts.ctx.bottomHalf(this.#makeContinue(), { name: "virtqueue" });
+    this.#more.schedule();
   }
 
   #lookAfterPause(): void {
     const { ctx } = this.parts;
-    this.#pause ??= ctx.timer(() => this.#continue());
+    this.#pause ??= ctx.timer(this.#makeContinue());
     this.#pause.arm(ctx.now() + PAUSE_NS);
+  }
+
+  // A function that makes closures allocates whenever it is entered: these do nothing else.
+
+  #makeContinue(): () => void {
+    return () => this.#continue();
+  }
+
+  #makeCall(): () => void {
+    return this.#callIfDue = () => {
+      if (this.#callDue) this.#callGuest();
+    };
   }
 
   /**
    * Takes what the guest has asked for, `TAKEN_MAX` requests at most. What is left is seen by
-   * whoever looks next: the word in poll mode, and else `#more`.
+   * whoever looks next: the word in poll mode, and else `#lookSoon`.
    *
    * @returns how many it has taken
    */
