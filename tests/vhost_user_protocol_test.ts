@@ -75,9 +75,15 @@ const MISDEEDS: readonly [name: string, reason: string, misdeed: Misdeed][] = [
     const fds = new Array(9).fill(driver.file.fd);
     await send("setMemTable", memory(), fds)(connection, driver);
   }],
-  ["a file amid a message", "files that come amid a message", async ({ frontEnd }, driver) => {
+  ["a file amid a message", "setFeatures: 1 files", async ({ frontEnd }, driver) => {
     await frontEnd.socket.sendAll(payloadOf(VhostUserRequest.setFeatures, 1, 8));
     await frontEnd.socket.sendMessage([payloadOf(0n)], [driver.file.fd]);
+  }],
+  ["nine files, one by one", "more than 8 files", async ({ frontEnd }, driver) => {
+    await frontEnd.socket.sendAll(payloadOf(VhostUserRequest.setMemTable, 1, 264));
+    for (let count = 0; count < 9; count++) {
+      await frontEnd.socket.sendMessage([payloadOf(0n)], [driver.file.fd]);
+    }
   }],
   [
     "features not offered",

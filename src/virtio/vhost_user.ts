@@ -21,11 +21,8 @@ import {
   RingFeature,
 } from "./vhost_user_features.ts";
 import { InflightRecord, offerInflight } from "./vhost_user_inflight.ts";
-import {
-  VhostUserChannel,
-  type VhostUserMessage,
-  type VhostUserName,
-} from "./vhost_user_message.ts";
+import { VhostUserChannel } from "./vhost_user_channel.ts";
+import type { VhostUserMessage, VhostUserName } from "./vhost_user_message.ts";
 import {
   readConfigRange,
   readRegion,
@@ -58,6 +55,9 @@ export interface VhostUserDevice {
   makeRequest(queue: DeviceQueue, head: number): VirtioRequest;
 }
 
+/** Payloads that acknowledge a request. */
+const DONE = u64(0n), FAILED = u64(1n);
+
 /** What a request is answered with; null where it has no answer of its own. */
 type Answer = { payload: Uint8Array; file?: MemFd } | null;
 
@@ -85,7 +85,7 @@ export class VhostUserSession {
     reportBroken: (error: Error) => void,
   ) {
     this.#device = device;
-    this.#channel = new VhostUserChannel(socket);
+    this.#channel = new VhostUserChannel(ctx, socket);
     this.#reportBroken = reportBroken;
     const owner = {
       ctx,
@@ -127,15 +127,14 @@ export class VhostUserSession {
       const answer = await this.#handlers[name](message);
       if (answer !== null) {
         using file = answer.file ?? null;
-        const fds = file === null ? [] : [file.fd];
-        return await this.#channel.reply(name, answer.payload, fds);
+        return await this.#channel.reply(name, answer.payload, file === null ? [] : [file.fd]);
       }
     } catch (error) {
       if (!isExpected(error) || !this.#acknowledges(message)) throw error;
       failed = error;
     }
     if (!this.#acknowledges(message)) return;
-    await this.#channel.reply(name, u64(failed === null ? 0n : 1n));
+    await this.#channel.reply(name, failed === null ? DONE : FAILED);
   }
 
   #acknowledges({ needsReply }: VhostUserMessage): boolean {
@@ -244,7 +243,7 @@ export class VhostUserSession {
       this.#log?.[Symbol.dispose]();
       this.#log = log;
     });
-    return { payload: u64(0n) };
+    return { payload: DONE };
   }
 
   #setVringAddr(message: VhostUserMessage): Promise<null> {
@@ -278,8 +277,7 @@ export class VhostUserSession {
 
   #getConfig(message: VhostUserMessage): Answer {
     const { offset, length } = readConfigRange(message);
-    const { payload } = message;
-    const bytes = new Uint8Array(payload.buffer);
+    const bytes = message.bytes(0);
     // Front ends newer than this know of more; what there is not is zero.
     bytes.fill(0, 12);
     bytes.set(this.#device.readConfig().subarray(offset, offset + length), 12);
@@ -288,7 +286,7 @@ export class VhostUserSession {
 
   #setConfig(message: VhostUserMessage): null {
     const { offset } = readConfigRange(message);
-    this.#device.writeConfig(offset, new Uint8Array(message.payload.buffer, 12));
+    this.#device.writeConfig(offset, message.bytes(12));
     return null;
   }
 
@@ -356,6 +354,7 @@ export class VhostUserSession {
     this.#memory.clear();
     this.#inflight?.[Symbol.dispose]();
     this.#log?.[Symbol.dispose]();
+    this.#channel[Symbol.dispose]();
   }
 
   #ring(index: number): VhostUserRing {

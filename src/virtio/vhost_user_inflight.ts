@@ -21,7 +21,7 @@ export function offerInflight(
   file.seal("shrink", "grow", "seal");
   message.payload.setBigUint64(0, BigInt(size), true);
   message.payload.setBigUint64(8, 0n, true);
-  return { payload: new Uint8Array(message.payload.buffer), file };
+  return { payload: message.bytes(0), file };
 }
 
 /** The record that a front end has brought. */

@@ -1,12 +1,11 @@
 /**
- * Messages of vhost-user: their numbers, what each has to consist of, and how they come and go.
+ * Messages of vhost-user: their numbers and what each has to consist of.
  *
- * A message is a header of three 32-bit words, a payload, and open files that arrive with the first
- * byte. What is malformed is a VirtioError, after which the connection is of no use: nobody can know
- * where the next message begins. Invariant: files that came with a message belong to the object that
- * `receive` returns, which closes those that nobody took.
+ * A message is a header of three 32-bit words, a payload, and open files. Invariant: files that came
+ * with a message belong to its object, which closes those that nobody took. How messages come and go
+ * is in vhost_user_channel.ts.
  */
-import { type AioSocket, closeFd, EventNotifier } from "../../mod.ts";
+import { closeFd, EventNotifier } from "../../mod.ts";
 import { VirtioError } from "./guest_memory.ts";
 
 /** Numbers of the requests that are known. */
@@ -54,15 +53,22 @@ export const TABLE_REGIONS_MAX = 8;
 /** Bytes of the configuration space that can be asked for. */
 export const CONFIG_BYTES_MAX = 256;
 /** Longest payload of all: a configuration space with its header. */
-const PAYLOAD_MAX = 12 + CONFIG_BYTES_MAX;
-/** Files at most; more are closed by the socket. */
-const FDS_MAX = TABLE_REGIONS_MAX;
+export const PAYLOAD_MAX = 12 + CONFIG_BYTES_MAX;
+/** Files with a message at most. */
+export const FDS_MAX = TABLE_REGIONS_MAX;
 
 /** Bytes of a request's payload, at least and at most, and files with it at most. */
-type Shape = readonly [bytesMin: number, bytesMax: number, fdsMax: number];
+interface Shape {
+  readonly bytesMin: number;
+  readonly bytesMax: number;
+  readonly fdsMax: number;
+}
 
-const STATE: Shape = [8, 8, 0], U64: Shape = [8, 8, 0], NOTHING: Shape = [0, 0, 0];
-const FILE: Shape = [8, 8, 1];
+function shape(bytesMin: number, bytesMax: number, fdsMax: number): Shape {
+  return { bytesMin, bytesMax, fdsMax };
+}
+
+const STATE = shape(8, 8, 0), U64 = shape(8, 8, 0), NOTHING = shape(0, 0, 0), FILE = shape(8, 8, 1);
 /** Front ends send struct VhostUserInflight as their compiler pads it. */
 const INFLIGHT_BYTES_MIN = 20, INFLIGHT_BYTES_MAX = 24;
 
@@ -71,11 +77,11 @@ const SHAPES: Readonly<Record<VhostUserName, Shape>> = {
   setFeatures: U64,
   setOwner: NOTHING,
   resetOwner: NOTHING,
-  setMemTable: [8, 8 + TABLE_REGIONS_MAX * 32, TABLE_REGIONS_MAX],
-  setLogBase: [16, 16, 1],
-  setLogFd: [0, 8, 1],
+  setMemTable: shape(8, 8 + TABLE_REGIONS_MAX * 32, TABLE_REGIONS_MAX),
+  setLogBase: shape(16, 16, 1),
+  setLogFd: shape(0, 8, 1),
   setVringNum: STATE,
-  setVringAddr: [40, 40, 0],
+  setVringAddr: shape(40, 40, 0),
   setVringBase: STATE,
   getVringBase: STATE,
   setVringKick: FILE,
@@ -85,15 +91,15 @@ const SHAPES: Readonly<Record<VhostUserName, Shape>> = {
   setProtocolFeatures: U64,
   getQueueNum: NOTHING,
   setVringEnable: STATE,
-  getConfig: [12, PAYLOAD_MAX, 0],
-  setConfig: [12, PAYLOAD_MAX, 0],
-  getInflightFd: [INFLIGHT_BYTES_MIN, INFLIGHT_BYTES_MAX, 0],
-  setInflightFd: [INFLIGHT_BYTES_MIN, INFLIGHT_BYTES_MAX, 1],
+  getConfig: shape(12, PAYLOAD_MAX, 0),
+  setConfig: shape(12, PAYLOAD_MAX, 0),
+  getInflightFd: shape(INFLIGHT_BYTES_MIN, INFLIGHT_BYTES_MAX, 0),
+  setInflightFd: shape(INFLIGHT_BYTES_MIN, INFLIGHT_BYTES_MAX, 1),
   resetDevice: NOTHING,
   getMaxMemSlots: NOTHING,
-  addMemReg: [40, 40, 1],
+  addMemReg: shape(40, 40, 1),
   // Older front ends send the file once more.
-  remMemReg: [40, 40, 1],
+  remMemReg: shape(40, 40, 1),
   setStatus: U64,
   getStatus: NOTHING,
 };
@@ -105,6 +111,7 @@ const NAMES: ReadonlyMap<number, VhostUserName> = new Map(
 /** A message that came. */
 export class VhostUserMessage implements Disposable {
   readonly name: VhostUserName;
+  /** Where it lies in what was received, until the next message is received. */
   readonly payload: DataView<ArrayBuffer>;
   /** The front end wants to know how it ended. */
   readonly needsReply: boolean;
@@ -114,12 +121,12 @@ export class VhostUserMessage implements Disposable {
     name: VhostUserName,
     payload: DataView<ArrayBuffer>,
     needsReply: boolean,
-    fds: readonly number[],
+    fds: number[],
   ) {
     this.name = name;
     this.payload = payload;
     this.needsReply = needsReply;
-    this.#fds = [...fds];
+    this.#fds = fds;
   }
 
   /** Files that came with it and were not taken. */
@@ -152,82 +159,28 @@ export class VhostUserMessage implements Disposable {
     return notifier;
   }
 
+  /** Bytes of the payload from a place on. */
+  bytes(at: number): Uint8Array<ArrayBuffer> {
+    const { buffer, byteOffset, byteLength } = this.payload;
+    return new Uint8Array(buffer, byteOffset + at, byteLength - at);
+  }
+
   /** Closes the files that nobody took. */
   [Symbol.dispose](): void {
-    for (const fd of this.#fds.splice(0)) closeFd(fd);
+    while (this.#fds.length !== 0) closeFd(this.#fds.pop()!);
   }
 }
 
-/** One end of a connection, at the back end. */
-export class VhostUserChannel {
-  readonly #socket: AioSocket;
-  readonly #header = new DataView(new ArrayBuffer(HEADER_BYTES));
-
-  constructor(socket: AioSocket) {
-    this.#socket = socket;
-  }
-
-  /**
-   * Waits for the next message.
-   *
-   * @returns null at the end of the connection
-   * @throws {VirtioError} when it is malformed
-   * @throws {AioError} when the connection is broken
-   */
-  async receive(): Promise<VhostUserMessage | null> {
-    const header = this.#header;
-    const bytes = new Uint8Array(header.buffer);
-    const first = await this.#socket.recvMessage([bytes], { fdsMax: FDS_MAX });
-    let fds = first.fds;
-    try {
-      if (first.fdsTruncated) throw new VirtioError(`Cannot take more than ${FDS_MAX} files`);
-      if (first.byteLength === 0) return null;
-      await this.#fill(bytes, first.byteLength);
-      const number = header.getUint32(0, true), flags = header.getUint32(4, true);
-      const length = header.getUint32(8, true);
-      const name = NAMES.get(number);
-      if (name === undefined) throw new VirtioError(`Cannot answer request ${number}: not known`);
-      requireShape(name, flags, length, fds.length);
-      const payload = new Uint8Array(length);
-      await this.#fill(payload, 0);
-      const needsReply = (flags & MessageBit.needReply) !== 0;
-      const message = new VhostUserMessage(name, new DataView(payload.buffer), needsReply, fds);
-      fds = [];
-      return message;
-    } finally {
-      for (const fd of fds) closeFd(fd);
-    }
-  }
-
-  /** Answers a request. */
-  async reply(
-    name: VhostUserName,
-    payload: Uint8Array,
-    fds: readonly number[] = [],
-  ): Promise<void> {
-    const bytes = new Uint8Array(HEADER_BYTES + payload.length);
-    const header = new DataView(bytes.buffer);
-    header.setUint32(0, VhostUserRequest[name], true);
-    header.setUint32(4, MessageBit.version | MessageBit.reply, true);
-    header.setUint32(8, payload.length, true);
-    bytes.set(payload, HEADER_BYTES);
-    const sent = await this.#socket.sendMessage([bytes], fds);
-    if (sent < bytes.length) await this.#socket.sendAll(bytes.subarray(sent));
-  }
-
-  /** Receives the rest of a part. Files come with the first byte of a message only. */
-  async #fill(bytes: Uint8Array, done: number): Promise<void> {
-    while (done < bytes.length) {
-      const { byteLength, fdsTruncated } = await this.#socket.recvMessage([bytes.subarray(done)]);
-      if (byteLength === 0) throw new VirtioError("Cannot receive a message: the end is amid it");
-      if (fdsTruncated) throw new VirtioError("Cannot take files that come amid a message");
-      done += byteLength;
-    }
-  }
+/** The request that a number stands for. @throws {VirtioError} where that is none */
+export function requestName(number: number): VhostUserName {
+  const name = NAMES.get(number);
+  if (name === undefined) throw new VirtioError(`Cannot answer request ${number}: not known`);
+  return name;
 }
 
-function requireShape(name: VhostUserName, flags: number, length: number, fds: number): void {
-  const [bytesMin, bytesMax, fdsMax] = SHAPES[name];
+/** @throws {VirtioError} when a message cannot have such flags, or as long a payload */
+export function requireShape(name: VhostUserName, flags: number, length: number): void {
+  const { bytesMin, bytesMax } = SHAPES[name];
   if ((flags & MessageBit.versionMask) !== MessageBit.version) {
     throw new VirtioError(`Cannot use ${name}: version ${flags & MessageBit.versionMask}`);
   }
@@ -235,5 +188,9 @@ function requireShape(name: VhostUserName, flags: number, length: number, fds: n
   if (length < bytesMin || length > bytesMax) {
     throw new VirtioError(`Cannot use ${name}: a payload of ${length} bytes`);
   }
-  if (fds > fdsMax) throw new VirtioError(`Cannot use ${name}: ${fds} files`);
+}
+
+/** @throws {VirtioError} when a message cannot have as many files */
+export function requireFdCount(name: VhostUserName, count: number): void {
+  if (count > SHAPES[name].fdsMax) throw new VirtioError(`Cannot use ${name}: ${count} files`);
 }
