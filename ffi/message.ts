@@ -106,11 +106,12 @@ export class Message {
     this.#setControlLength(length);
   }
 
-  /** Makes room for fds to be received, before each receive. */
-  expectFds(): void {
+  /** Has up to so many fds be received, before each receive. */
+  expectFds(count: number): void {
+    assert(count <= this.fdsMax, "there is room for so many fds");
     this.#storeNumber(this.#control + CMSGHDR.cmsg_len, 0);
     // Without the padding, into which the kernel would put one more.
-    this.#setControlLength(CMSGHDR.sizeof + this.fdsMax * FD_BYTES);
+    this.#setControlLength(CMSGHDR.sizeof + count * FD_BYTES);
   }
 
   /**

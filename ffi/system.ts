@@ -8,12 +8,18 @@ import { AioError, check, Errno } from "./errno.ts";
 import { FdOwners } from "./fd_owners.ts";
 import { allocateNative, type NativeMemory } from "./memory.ts";
 import type { Shim } from "./shim_symbols.ts";
+import { Fcntl, SocketFlag } from "./socket.ts";
 
 /** `op` of epoll_ctl(2). */
 export const EpollOp = { add: 1, delete: 2, modify: 3 } as const;
 
 /** Event bits shared by poll(2), epoll(7) and io_uring's POLL_ADD. */
 export const PollEvent = { in: 0x1, out: 0x4, error: 0x8, hangUp: 0x10, invalid: 0x20 } as const;
+
+/** Bytes that the shim says what a file is with, beyond the mode that it returns. */
+const FILE_STATUS_BYTES = 16;
+/** Bits of a file's mode that say what it is; none of them is set for an eventfd. */
+const KIND_OF_FILE = 0o170000;
 
 /** The shim's system calls, counted. */
 export class System {
@@ -25,6 +31,7 @@ export class System {
    */
   readonly timeoutNs: Float64Array<ArrayBuffer>;
   readonly #timeout = allocateNative(8);
+  #status: NativeMemory | null = null;
   readonly #shim: Shim;
   readonly #owners: FdOwners;
 
@@ -43,6 +50,19 @@ export class System {
   eventfd(): number {
     this.calls++;
     const fd = check(this.#shim.aio_eventfd(), "Cannot make an event notifier", "eventfd");
+    this.own(fd);
+    return fd;
+  }
+
+  /** Takes an eventfd over that somebody else has opened, and has it not block. @returns the fd */
+  adoptEventfd(fd: number): number {
+    this.calls += 3;
+    const what = `Cannot take over event notifier fd ${fd}`;
+    this.#status ??= allocateNative(FILE_STATUS_BYTES);
+    const mode = check(this.#shim.aio_fd_status(fd, this.#status.pointer), what, "fstat");
+    if ((mode & KIND_OF_FILE) !== 0) throw new AioError(what, "fstat", Errno.EINVAL, "no eventfd");
+    const flags = check(this.#shim.aio_fcntl_int(fd, Fcntl.getfl, 0), what, "fcntl");
+    check(this.#shim.aio_fcntl_int(fd, Fcntl.setfl, flags | SocketFlag.nonblock), what, "fcntl");
     this.own(fd);
     return fd;
   }

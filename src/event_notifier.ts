@@ -3,16 +3,10 @@
  *
  * It owns its fd. Once disposed it refuses every use, as the number may belong to somebody else.
  */
-import { AioError, check, Errno } from "../ffi/errno.ts";
 import { loadShim } from "../ffi/library.ts";
-import { allocateNative } from "../ffi/memory.ts";
-import { Fcntl, SocketFlag } from "../ffi/socket.ts";
-import type { Shim } from "../ffi/shim_symbols.ts";
 import { System } from "../ffi/system.ts";
 
 const FD_MAX = 0x7fff_ffff;
-/** Bits of a file's mode that say what it is; none of them is set for an eventfd. */
-const KIND_OF_FILE = 0o170000;
 
 /** That of all notifiers: a device with thousands of queues has thousands of them. */
 let shared: System | null = null;
@@ -45,10 +39,8 @@ export class EventNotifier implements Disposable {
    * a file, a socket or a pipe. It stays the caller's then.
    */
   constructor(source?: { readonly fd: number }) {
-    const shim = loadShim();
-    this.#system = shared ??= new System(shim);
-    this.#fd = source === undefined ? this.#system.eventfd() : adopt(shim, source);
-    this.#system.own(this.#fd);
+    const system = this.#system = shared ??= new System(loadShim());
+    this.#fd = source === undefined ? system.eventfd() : system.adoptEventfd(readFd(source));
   }
 
   /**
@@ -80,7 +72,7 @@ export class EventNotifier implements Disposable {
   }
 }
 
-function adopt(shim: Shim, source: { readonly fd: number }): number {
+function readFd(source: { readonly fd: number }): number {
   if (typeof source !== "object" || source === null) {
     throw new TypeError(`Cannot take over an event notifier as it is no object: ${typeof source}`);
   }
@@ -95,10 +87,5 @@ function adopt(shim: Shim, source: { readonly fd: number }): number {
       `Cannot take over an event notifier as the fd is not a whole number >= 0: ${fd}`,
     );
   }
-  const what = `Cannot take over event notifier fd ${fd}`;
-  const mode = check(shim.aio_fd_status(fd, allocateNative(16).pointer), what, "fstat");
-  if ((mode & KIND_OF_FILE) !== 0) throw new AioError(what, "fstat", Errno.EINVAL, "no eventfd");
-  const flags = check(shim.aio_fcntl_int(fd, Fcntl.getfl, 0), what, "fcntl");
-  check(shim.aio_fcntl_int(fd, Fcntl.setfl, flags | SocketFlag.nonblock), what, "fcntl");
   return fd;
 }

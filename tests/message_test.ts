@@ -49,7 +49,7 @@ function send(socket: number, message: Message): number {
 }
 
 function receive(socket: number, message: Message): number {
-  message.expectFds();
+  message.expectFds(message.fdsMax);
   return shim.aio_recvmsg(socket, message.pointer, MESSAGE_FLAGS);
 }
 

@@ -9,7 +9,7 @@
 import { FDS_MAX, type Message, SEGMENTS_MAX } from "../../ffi/message.ts";
 import { Shutdown, type Sockets } from "../../ffi/socket.ts";
 import type { SocketAddress } from "../../ffi/socket_address.ts";
-import { bytesOf, COPY_BYTES_MAX, copyBack, Location, type RequestView } from "./buffers.ts";
+import { bytesOf, COPY_BYTES_MAX, copyBack, type RequestView } from "./buffers.ts";
 import type { IoOwner } from "./io_owner.ts";
 import type { IoRequests } from "./io_request.ts";
 import { type RequestOptions, SocketOperation } from "./operation.ts";
@@ -232,7 +232,7 @@ export class AioSocket implements AsyncDisposable {
     let fds: number[] = [];
     try {
       const message = segments.describe(fdsMax);
-      if (fdsMax !== 0) message.expectFds();
+      if (fdsMax !== 0) message.expectFds(fdsMax);
       const words = {
         address: message.address,
         len: 1,
@@ -262,16 +262,16 @@ class Segments {
   readonly #bytes: readonly Uint8Array[];
   /** Bytes that can be transferred. */
   readonly byteLength: number;
-  readonly #location = new Location();
   #message: Message | null = null;
 
   constructor(views: readonly RequestView[], io: IoRequests) {
     this.#io = io;
     this.#views = readArray(views, SEGMENTS_MAX, "buffers");
+    const { location } = io.messages;
     let direct = true, byteLength = 0;
     for (const view of this.#views) {
-      direct = this.#location.locate(view) && direct;
-      byteLength += this.#location.byteLength;
+      direct = location.locate(view) && direct;
+      byteLength += location.byteLength;
     }
     this.#bytes = direct ? [] : this.#views.map(bytesOf);
     this.byteLength = direct ? byteLength : Math.min(byteLength, COPY_BYTES_MAX);
@@ -280,15 +280,16 @@ class Segments {
 
   /** A message with these segments and room for fds. */
   describe(fdsMax: number): Message {
+    const { location } = this.#io.messages;
     const message = this.#io.messages.take(Math.max(1, this.#views.length), fdsMax);
     this.#message = message;
     if (this.copy !== null) {
-      this.#location.locate(this.copy);
-      message.addSegment(this.#location.address, this.byteLength);
+      location.locate(this.copy);
+      message.addSegment(location.address, this.byteLength);
     } else {
       for (const view of this.#views) {
-        if (!this.#location.locate(view)) continue; // Empty.
-        message.addSegment(this.#location.address, this.#location.byteLength);
+        if (!location.locate(view)) continue; // Empty.
+        message.addSegment(location.address, location.byteLength);
       }
     }
     return message;
