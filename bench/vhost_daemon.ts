@@ -29,6 +29,10 @@ export class StorageDaemon implements AsyncDisposable {
     return new StorageDaemon(child);
   }
 
+  get pid(): number {
+    return this.#child.pid;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#child.kill("SIGKILL");
     await this.#child.status;
