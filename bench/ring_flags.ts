@@ -19,6 +19,7 @@ import { CqeWord, SqeOp, SqeWord } from "../ffi/sqe.ts";
 import { PollEvent, System } from "../ffi/system.ts";
 import { compileFloor } from "../src/cli/bench_probe.ts";
 import { describeMachine, machineLine } from "../src/cli/scale_report.ts";
+import { median } from "./median.ts";
 
 /** How a ring is set up and entered. */
 interface Choice {
@@ -238,10 +239,6 @@ class Subject {
     const result = this.#ring.enter(complete);
     if (result < 0) throw new Error(`Cannot enter the ring of "${this.choice.name}": ${result}`);
   }
-}
-
-function median(values: number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1];
 }
 
 async function main(): Promise<void> {

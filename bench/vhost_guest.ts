@@ -13,8 +13,8 @@
 import { parseArgs } from "node:util";
 import { newFolder } from "../tests/child.ts";
 import { type MachineDisk, runMachine } from "../tests/guest/machine.ts";
-import { VhostCommand } from "../tests/vhost_command.ts";
-import { StorageDaemon } from "./vhost_daemon.ts";
+import { median } from "./median.ts";
+import { OurBackEnd, type ServedDisk, StorageDaemon } from "./vhost_back_ends.ts";
 
 const { values } = parseArgs({
   options: {
@@ -33,9 +33,7 @@ const SECONDS_MAX = 150, SECONDS_PER_DISK = 5;
 const MEMORY_MIB = 512, MEMORY_MIB_PER_DISK = 10;
 const DEPTHS = [1, 32];
 
-interface Disk extends MachineDisk {
-  readonly file: string;
-}
+type Disk = MachineDisk & ServedDisk;
 
 /** What a guest has measured; kicks only where the back end counts them. */
 interface Row {
@@ -95,16 +93,11 @@ async function ours(
   removal: boolean,
   options: readonly string[] = [],
 ): Promise<Row[]> {
-  const config = `${folder}/config`;
-  const devices = disks.map(({ numQueues, ...disk }) => ({ ...disk, "num-queues": numQueues }));
-  Deno.writeTextFileSync(config, JSON.stringify({ devices }));
   const idleNs = removal ? IDLE_NS : Number.MAX_SAFE_INTEGER;
-  const args = ["--config", config, "--read-only", "--poll-idle-ns", `${idleNs}`, ...options];
-  await using command = new VhostCommand(args, secondsMax + 20);
-  const { pid } = await command.next();
+  const args = ["--poll-idle-ns", `${idleNs}`, ...options];
+  await using served = await OurBackEnd.start(disks, `${folder}/config`, args, secondsMax + 20);
   const jobs = await guest(disks);
-  Deno.kill(pid, "SIGTERM");
-  const { devices: [{ kicks, requests }] } = await command.next();
+  const [{ kicks, requests }] = await served.end();
   return jobs.map(({ threads, iops }) => ({
     backEnd,
     depth: threads,
@@ -114,14 +107,7 @@ async function ours(
 }
 
 async function theirs(disks: readonly Disk[]): Promise<Row[]> {
-  const args = disks.flatMap(({ file, socket, numQueues }, index) => [
-    "--blockdev",
-    `driver=file,node-name=f${index},filename=${file},aio=io_uring,read-only=on`,
-    "--export",
-    `type=vhost-user-blk,id=e${index},node-name=f${index},addr.type=unix,addr.path=${socket},` +
-    `num-queues=${numQueues}`,
-  ]);
-  await using _daemon = await StorageDaemon.start(args, disks.map(({ socket }) => socket));
+  await using _daemon = await StorageDaemon.start(disks);
   const jobs = await guest(disks);
   return jobs.map(({ threads, iops }) => ({
     backEnd: "qemu-storage-daemon",
@@ -156,9 +142,9 @@ for (let round = 0; round < Number(values.rounds); round++) {
 if (values.json) console.log(JSON.stringify({ rows }));
 else {
   for (const depth of DEPTHS) {
-    const peer = median("qemu-storage-daemon", depth);
+    const peer = medianOf("qemu-storage-daemon", depth);
     for (const backEnd of Object.keys(OURS)) {
-      const iops = median(backEnd, depth);
+      const iops = medianOf(backEnd, depth);
       console.log(
         `depth ${depth}, ${idleDisks} x ${QUEUES} idle queues, ${backEnd}: ` +
           `${Math.round(iops)} IOPS, ${(iops / peer).toFixed(2)} of qemu-storage-daemon's ` +
@@ -168,8 +154,8 @@ else {
   }
 }
 
-function median(backEnd: string, depth: number): number {
-  const all = rows.filter((row) => row.backEnd === backEnd && row.depth === depth)
-    .map(({ iops }) => iops).sort((one, other) => one - other);
-  return all[all.length >> 1];
+function medianOf(backEnd: string, depth: number): number {
+  return median(
+    rows.filter((row) => row.backEnd === backEnd && row.depth === depth).map(({ iops }) => iops),
+  );
 }

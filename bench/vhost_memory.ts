@@ -7,11 +7,9 @@
  *     deno run -A bench/vhost_memory.ts [--disks N] [--rest SECONDS]
  */
 import { parseArgs } from "node:util";
-import { AioContext } from "../mod.ts";
 import { newFolder } from "../tests/child.ts";
-import { VhostCommand } from "../tests/vhost_command.ts";
-import { StorageDaemon } from "./vhost_daemon.ts";
-import { attachIdle } from "./vhost_idle.ts";
+import { type BackEnd, OurBackEnd, type ServedDisk, StorageDaemon } from "./vhost_back_ends.ts";
+import { IdleDrivers } from "./vhost_idle.ts";
 
 const { values } = parseArgs({
   options: {
@@ -25,9 +23,10 @@ const folder = newFolder();
 const file = `${folder}/disk`;
 Deno.writeFileSync(file, new Uint8Array(1 << 20));
 
-/** The sockets of a back end. */
-function socketsOf(name: string): string[] {
-  return Array.from({ length: disks }, (_, index) => `${folder}/${name}${index}`);
+function makeDisks(name: string): ServedDisk[] {
+  return Array.from({ length: disks }, (_, index) => {
+    return { file, socket: `${folder}/${name}${index}`, numQueues: QUEUES };
+  });
 }
 
 function anonymousBytes(pid: number): number {
@@ -35,49 +34,31 @@ function anonymousBytes(pid: number): number {
   return Number(/RssAnon:\s+(\d+) kB/.exec(status)![1]) * 1024;
 }
 
+function pass(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, rest * 1000));
+}
+
 /** Attaches idle drivers; prints what that took. */
-async function measure(name: string, pid: number, sockets: readonly string[]): Promise<void> {
-  using ctx = new AioContext();
-  await ctx.run(async () => {
-    const pass = () =>
-      new Promise<void>((resolve) => ctx.timer(resolve).arm(ctx.now() + rest * 1e9));
-    await pass();
-    const before = anonymousBytes(pid);
-    await using _idle = await attachIdle(ctx, sockets, QUEUES);
-    const attached = anonymousBytes(pid);
-    await pass();
-    const rested = anonymousBytes(pid);
-    const [now, later] = [attached, rested].map((bytes) => (bytes - before) / disks / QUEUES);
-    console.log(`${name}: ${now.toFixed(0)} bytes a queue, ${later.toFixed(0)} after ${rest} s`);
-  });
-}
-
-async function ours(): Promise<void> {
-  const sockets = socketsOf("ours");
-  const config = `${folder}/config`;
-  const devices = sockets.map((socket) => ({ socket, file, "num-queues": QUEUES }));
-  Deno.writeTextFileSync(config, JSON.stringify({ devices }));
-  const args = ["--config", config, "--read-only"];
-  await using command = new VhostCommand(args, 2 * rest + ATTACH_SECONDS_MAX);
-  const { pid } = await command.next();
-  await measure("ours", pid, sockets);
-}
-
-async function theirs(): Promise<void> {
-  const sockets = socketsOf("theirs");
-  const blockdev = `driver=file,node-name=f0,filename=${file},aio=io_uring,read-only=on`;
-  const exports = sockets.flatMap((socket, index) => [
-    "--export",
-    `type=vhost-user-blk,id=e${index},node-name=f0,addr.type=unix,addr.path=${socket},` +
-    `num-queues=${QUEUES}`,
-  ]);
-  await using daemon = await StorageDaemon.start(["--blockdev", blockdev, ...exports], sockets);
-  await measure("qemu-storage-daemon", daemon.pid, sockets);
+async function measure(
+  name: string,
+  start: (disks: ServedDisk[]) => Promise<BackEnd>,
+): Promise<void> {
+  const served = makeDisks(name);
+  await using backEnd = await start(served);
+  await pass();
+  const before = anonymousBytes(backEnd.pid);
+  await using _idle = await IdleDrivers.attach(served.map(({ socket }) => socket), QUEUES);
+  const attached = anonymousBytes(backEnd.pid);
+  await pass();
+  const rested = anonymousBytes(backEnd.pid);
+  const [now, later] = [attached, rested].map((bytes) => (bytes - before) / disks / QUEUES);
+  console.log(`${name}: ${now.toFixed(0)} bytes a queue, ${later.toFixed(0)} after ${rest} s`);
 }
 
 try {
-  await ours();
-  await theirs();
+  const secondsMax = 2 * rest + ATTACH_SECONDS_MAX;
+  await measure("ours", (disks) => OurBackEnd.start(disks, `${folder}/config`, [], secondsMax));
+  await measure("qemu-storage-daemon", (disks) => StorageDaemon.start(disks));
 } finally {
   Deno.removeSync(folder, { recursive: true });
 }
