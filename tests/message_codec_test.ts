@@ -1,51 +1,10 @@
 /** Values as bytes and back: what arrives is what structuredClone makes of it, and nothing else does. */
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { AioContext, AioError } from "../mod.ts";
-import { MessageDecoder } from "../src/threads/message_decoder.ts";
-import { MESSAGE_LIMIT, MessageEncoder } from "../src/threads/message_encoder.ts";
-import { quiesce, SEED } from "./peer_kit.ts";
-import { anyValue, Random } from "./random_values.ts";
-
-const encoder = new MessageEncoder(), decoder = new MessageDecoder();
-
-/** What arrives of a value, and that nothing is left over or missing behind it. */
-function sent<Value>(value: Value): Value {
-  const bytes = encoder.encode([value, 12345.5]).slice();
-  const [got, mark] = decoder.decode(bytes, 2);
-  assertEquals(mark, 12345.5, "what follows a value");
-  return got as Value;
-}
-
-/** The same as structuredClone makes, down to prototypes, holes and the sign of zero. */
-function assertAsCloned(value: unknown): void {
-  const text = `AIO_TEST_SEED=${SEED} ${Deno.inspect(value, { depth: 4 }).slice(0, 300)}`;
-  assertSame(sent(value), structuredClone(value), text);
-}
-
-function assertSame(got: unknown, wanted: unknown, text: string): void {
-  if (typeof wanted !== "object" || wanted === null) return assertStrictSame(got, wanted, text);
-  assert(typeof got === "object" && got !== null, text);
-  assertStrictEquals(Object.getPrototypeOf(got), Object.getPrototypeOf(wanted), text);
-  if (wanted instanceof Date) {
-    return assertStrictSame((got as Date).getTime(), wanted.getTime(), text);
-  }
-  if (wanted instanceof Map || wanted instanceof Set) {
-    return assertSame([...got as Set<unknown>], [...wanted], text);
-  }
-  if (wanted instanceof ArrayBuffer) {
-    return assertSame(new Uint8Array(got as ArrayBuffer), new Uint8Array(wanted), text);
-  }
-  if (wanted instanceof DataView) return assertSame((got as DataView).buffer, wanted.buffer, text);
-  assertEquals(Object.keys(got), Object.keys(wanted), text);
-  for (const key of Object.keys(wanted)) {
-    assertSame((got as Record<string, unknown>)[key], (wanted as never)[key], text);
-  }
-  if (Array.isArray(wanted)) assertEquals((got as unknown[]).length, wanted.length, text);
-}
-
-function assertStrictSame(got: unknown, wanted: unknown, text: string): void {
-  assert(Object.is(got, wanted), `${text}: ${String(got)} instead of ${String(wanted)}`);
-}
+import { MESSAGE_LIMIT } from "../src/threads/message_encoder.ts";
+import { SEED } from "./peer_kit.ts";
+import { Random } from "./random_values.ts";
+import { assertAsCloned, assertSame, decoder, encoder, sent, thrown } from "./message_codec_kit.ts";
 
 Deno.test("MessageEncoder: every kind of value arrives as structuredClone has it", () => {
   const bytes = Uint8Array.from({ length: 64 }, (_, index) => index * 37);
@@ -203,10 +162,6 @@ Deno.test("MessageEncoder: a cause that cannot be told becomes a text, and harms
   ]);
 });
 
-function thrown(): never {
-  throw new RangeError("of a getter");
-}
-
 Deno.test("MessageEncoder: what cannot be copied is refused by name, and harms nothing", () => {
   using ctx = new AioContext();
   class Device {}
@@ -281,140 +236,4 @@ Deno.test("MessageEncoder: 100 objects in each other and 16 MiB are the most", (
     tooLong,
   );
   assertEquals(sent("after"), "after");
-});
-
-Deno.test("MessageEncoder: values that change while they are read leave the rest as it is", () => {
-  const map = new Map<unknown, unknown>([[1, {
-    get a() {
-      if (map.size < 5) map.set(map.size + 1, 0);
-      return 1;
-    },
-  }]]);
-  assert(sent(map).size >= 2);
-  const set = new Set<unknown>([
-    {
-      get a() {
-        set.clear();
-        return 1;
-      },
-    },
-    2,
-    3,
-  ]);
-  assertEquals(sent(set).size, 1);
-  const array: unknown[] = [
-    {
-      get a() {
-        array.length = 1;
-        return 1;
-      },
-    },
-    2,
-    3,
-  ];
-  assertEquals(sent(array), [{ a: 1 }, , ,]);
-  const object: Record<string, unknown> = {
-    get a() {
-      delete object.b;
-      return 1;
-    },
-    b: 2,
-  };
-  assertEquals(sent(object), { a: 1, b: undefined });
-  // Proxies that say something else each time.
-  let asked = 0;
-  const lengths = new Proxy([1, 2, 3], {
-    get: (target, key) => key === "length" ? 3 - asked++ : Reflect.get(target, key),
-  });
-  assertEquals(sent(lengths), [1, 2, 3]);
-  for (const length of [2.5, "2", -1, NaN, null, { valueOf: () => 2 }, true]) {
-    const array = new Proxy([1, 2, 3], {
-      get: (target, key) => key === "length" ? length : Reflect.get(target, key),
-    });
-    if (length === -1) assertThrows(() => sent(array), RangeError, "more than 16777216 bytes");
-    else assert(sent(array).length <= 2);
-  }
-  const keys = new Proxy({ a: 1 }, { ownKeys: () => ["a", "b"], get: () => 5 });
-  assertEquals(sent(keys), { a: 5 } as never);
-  const iterated = new Map([[1, 2]]);
-  Object.defineProperty(iterated, Symbol.iterator, { value: thrown });
-  Object.defineProperty(iterated, "size", { value: 1000 });
-  assertEquals([...Map.prototype.entries.call(sent(iterated))], [[1, 2]]);
-  const date = Object.defineProperty(new Date(5), "getTime", { value: thrown });
-  assertEquals(sent(date).getTime(), 5);
-  const bytes = new Uint8Array([1, 2]);
-  Object.defineProperty(bytes, "constructor", { get: thrown });
-  Object.defineProperty(bytes, "byteLength", { value: 1e9 });
-  Object.defineProperty(bytes, "length", { value: 1e9 });
-  assertSame(sent(bytes), new Uint8Array([1, 2]), "");
-  assertThrows(
-    () =>
-      sent({
-        get a() {
-          return thrown();
-        },
-      }),
-    RangeError,
-    "of a getter",
-  );
-  assertEquals(sent("after"), "after");
-});
-
-Deno.test("MessageEncoder: a getter may send something itself", () => {
-  using ctx = new AioContext();
-  using other = new AioContext();
-  const got: unknown[] = [];
-  using peer = ctx.peer(other.expose({ take: (value: unknown) => got.push(value) }));
-  const value = {
-    before: "before",
-    get a() {
-      peer.send("take", ["inner", {
-        get b() {
-          peer.send("take", "innermost");
-          return "b";
-        },
-      }]);
-      return "a";
-    },
-    after: "after",
-  };
-  peer.send("take", value);
-  quiesce(ctx, other);
-  assertEquals(got, ["innermost", ["inner", { b: "b" }], {
-    before: "before",
-    a: "a",
-    after: "after",
-  }]);
-});
-
-Deno.test("MessageEncoder: values of any sort never spoil a later message", () => {
-  using ctx = new AioContext();
-  using other = new AioContext();
-  let next = 0;
-  const remote = other.expose({
-    number: (number: number, ..._rest: unknown[]) => assertEquals(number, next++),
-  });
-  using peer = ctx.peer(remote);
-  const random = new Random(SEED);
-  let number = 0;
-  for (let count = 0; count < 5000; count++) {
-    const values = Array.from(
-      { length: random.below(4) },
-      () =>
-        random.once(3)
-          ? { a: [anyValue(random)], e: new Error("e", { cause: anyValue(random) }) }
-          : anyValue(random),
-    );
-    try {
-      assert(peer.send("number", number, ...values), `AIO_TEST_SEED=${SEED}`);
-      number++;
-    } catch (error) {
-      // Whatever a trap throws, or a refusal; it has not been sent.
-      assert(error instanceof Error && !error.message.includes("assertion"), `${error}`);
-    }
-    if (count % 50 === 0) quiesce(ctx, other);
-  }
-  quiesce(ctx, other);
-  assertEquals(next, number, `AIO_TEST_SEED=${SEED}`);
-  assert(number > 1000);
 });

@@ -10,7 +10,20 @@ import {
   type VhostUserBlkOptions,
   type VhostUserEvent,
 } from "../src/virtio/mod.ts";
+import { TestDevice } from "./memory_device.ts";
 import { adoptedPair } from "./test_sockets.ts";
+
+/** Every way in which rings can be agreed on. */
+export const RINGS = [true, false].flatMap((eventIndex) =>
+  [true, false].map((indirect) => ({ eventIndex, indirect }))
+);
+
+/** A disk on which no two sectors are alike. */
+export function makeDevice(size = 1 << 20): TestDevice {
+  const device = new TestDevice(size);
+  for (let at = 0; at < size; at++) device.bytes[at] = at / 512 * 7 + at;
+  return device;
+}
 
 /** A connection under test. */
 export class Connection implements AsyncDisposable {
