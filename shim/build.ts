@@ -15,7 +15,9 @@ const LEFT_OUT: readonly string[] = [
   "selftest.c",
   "selftest.h",
   "selftest_execute.c",
+  "selftest_ordering.c",
   "selftest_pool.c",
+  "selftest_spin.c",
   "selftest_waiter.c",
 ];
 

@@ -14,7 +14,7 @@
  * x86-64, whose store buffer lets loads overtake, the store is an xchg (or mov and mfence), a full
  * barrier, and the load a plain mov. On arm64 the store is an stlr and the load an ldar, which may
  * not pass an earlier stlr; plain accesses take a dmb ish between them. tests/waker.c is the waker
- * in C; shim/selftest.c counts what is lost with and without the ordering.
+ * in C; shim/selftest_ordering.c counts what is lost with and without the ordering.
  *
  * Clearing `notified` reads it in the same step: the loop then has what was posted before the
  * newest wake-up it clears, even where it looks at that with plain loads.
