@@ -117,6 +117,7 @@ export class VhostUserMessage implements Disposable {
   readonly needsReply: boolean;
   readonly #fds: number[];
 
+  /** @param fds become its own */
   constructor(
     name: VhostUserName,
     payload: DataView<ArrayBuffer>,
