@@ -1,8 +1,9 @@
 /**
  * How many 4 KiB reads a second does a guest get of a vhost-user-blk disk, from this back end and
  * from qemu-storage-daemon, alone and beside idle queues? Same file, same driver. All back ends are
- * started at first, then the guest turns from one to the next; those whose turn it is not sleep.
- * Medians, and the median ratio of neighbours in a round.
+ * started at first, then the guest turns from one to the next, there and back; those whose turn it is
+ * not sleep. Turns are short, so that neighbours have the same machine. Medians, and the median ratio
+ * within a round.
  *
  *     deno run -A bench/vhost_user_blk.ts [--idle-queues N] [--rounds N] [--seconds S] [--polling]
  *         [--depths 1,32] [--file PATH]
@@ -19,16 +20,16 @@ import { IdleDrivers } from "./vhost_idle.ts";
 const { values } = parseArgs({
   options: {
     "idle-queues": { type: "string", default: "0" },
-    rounds: { type: "string", default: "9" },
-    seconds: { type: "string", default: "1" },
+    rounds: { type: "string", default: "21" },
+    seconds: { type: "string", default: "0.5" },
     depths: { type: "string", default: "1,32" },
     file: { type: "string" },
     polling: { type: "boolean", default: false },
   },
 });
 const QUEUES_PER_DISK = 32, FILE_MIB = 256;
-/** Idle queues leave the poll list after so much time, which is over when the first window begins. */
-const IDLE_NS = 0.3e9, WARM_UP_MS = 700;
+/** Idle queues leave the poll list after so much time, which is over when the first round begins. */
+const IDLE_NS = 0.3e9, WARM_UP_MS = 300, FIRST_WARM_UP_MS = 1000;
 const TURN_SECONDS_MAX = 5;
 const rounds = Number(values.rounds), seconds = Number(values.seconds);
 const depths = values.depths.split(",").map(Number);
@@ -70,14 +71,14 @@ async function add(
   places.push({ name, socket, alone, rates: [], kicks: [] });
 }
 
-function run(socket: string, depth: number): Promise<GuestResult> {
+function run(socket: string, depth: number, warmUpMs = WARM_UP_MS): Promise<GuestResult> {
   return startGuest({
     path: socket,
     queues: 1,
     queueSize: 128,
     depth,
     blockSize: 4096,
-    warmUpMs: WARM_UP_MS,
+    warmUpMs,
     durationMs: 1000 * seconds,
     requests: Infinity,
     eventIndex: true,
@@ -85,13 +86,17 @@ function run(socket: string, depth: number): Promise<GuestResult> {
 }
 
 async function measure(depth: number): Promise<void> {
-  for (const place of places) place.rates = place.kicks = [];
+  for (const place of places) {
+    place.rates = [];
+    place.kicks = [];
+    await run(place.socket, depth, FIRST_WARM_UP_MS);
+  }
   for (let round = 1; round <= rounds; round++) {
-    for (const place of places) {
+    for (const place of round % 2 === 1 ? places : places.toReversed()) {
       const { requests, failures, kicks, elapsedMs } = await run(place.socket, depth);
       if (failures !== 0) throw new Error(`${failures} requests have failed`);
-      place.rates = [...place.rates, requests / elapsedMs * 1000];
-      place.kicks = [...place.kicks, kicks / requests];
+      place.rates.push(requests / elapsedMs * 1000);
+      place.kicks.push(kicks / requests);
     }
     const line = places.map(({ rates }) => Math.round(rates.at(-1)! / 1000)).join(", ");
     console.error(`depth ${depth}, round ${round}: ${line} thousand IOPS`);
