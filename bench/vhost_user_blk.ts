@@ -128,25 +128,20 @@ try {
     for (let mib = 0; mib < FILE_MIB; mib++) disk.writeSync(new Uint8Array(1 << 20).fill(mib));
   }
   await using stack = new AsyncDisposableStack();
-  for (const idle of idleDisks === 0 ? [0] : [0, idleDisks]) {
-    const turns = rounds * depths.length * 6;
-    const options = ["--poll-idle-ns", `${IDLE_NS}`];
-    await add(
-      stack,
-      "ours",
-      idle,
-      (disks, config) =>
-        OurBackEnd.start(disks, config, options, turns * (seconds + TURN_SECONDS_MAX)),
-    );
-    await add(stack, "qemu-storage-daemon", idle, (disks) => StorageDaemon.start(disks));
-    if (values.polling) {
-      await add(
-        stack,
-        "qemu-storage-daemon polling",
-        idle,
-        (disks) => StorageDaemon.start(disks, true),
-      );
-    }
+  const secondsMax = rounds * depths.length * 6 * (seconds + TURN_SECONDS_MAX);
+  const options = ["--poll-idle-ns", `${IDLE_NS}`];
+  // With idle queues and without are neighbours.
+  const addBoth = async (
+    kind: string,
+    start: (disks: ServedDisk[], config: string) => Promise<BackEnd>,
+  ) => {
+    await add(stack, kind, 0, start);
+    if (idleDisks !== 0) await add(stack, kind, idleDisks, start);
+  };
+  await addBoth("ours", (disks, config) => OurBackEnd.start(disks, config, options, secondsMax));
+  await addBoth("qemu-storage-daemon", (disks) => StorageDaemon.start(disks));
+  if (values.polling) {
+    await addBoth("qemu-storage-daemon polling", (disks) => StorageDaemon.start(disks, true));
   }
   for (const depth of depths) {
     await measure(depth);
