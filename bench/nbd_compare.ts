@@ -23,6 +23,7 @@ import {
   RunningServer,
   type ServerKind,
 } from "./nbd_servers.ts";
+import { median } from "../src/cli/median.ts";
 
 const FILE_BYTES = 2 ** 30, IDLE = 1000, MB = 1e6;
 const ROUNDS_MAX = 1000, RUNTIME_MAX_S = 3600;
@@ -315,13 +316,6 @@ function evaluate(row: Row, found: ReadonlyMap<ServerKind, Found>): Result {
     aimMet: reaches(row.aim),
     reasons: [...found.values()].filter((one) => typeof one === "string"),
   };
-}
-
-function median(values: readonly number[] | null): number | null {
-  if (values === null) return null;
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
 function table(rows: readonly Row[], results: readonly Result[]): string {

@@ -19,7 +19,7 @@ import { CqeWord, SqeOp, SqeWord } from "../ffi/sqe.ts";
 import { PollEvent, System } from "../ffi/system.ts";
 import { compileFloor } from "../src/cli/bench_probe.ts";
 import { describeMachine, machineLine } from "../src/cli/scale_report.ts";
-import { median } from "./median.ts";
+import { median } from "../src/cli/median.ts";
 
 /** How a ring is set up and entered. */
 interface Choice {

@@ -13,7 +13,7 @@
 import { parseArgs } from "node:util";
 import { newFolder } from "../tests/child.ts";
 import { type MachineDisk, runMachine } from "../tests/guest/machine.ts";
-import { median } from "./median.ts";
+import { median } from "../src/cli/median.ts";
 import { OurBackEnd, type ServedDisk, StorageDaemon } from "./vhost_back_ends.ts";
 
 const { values } = parseArgs({

@@ -13,7 +13,7 @@
 import { parseArgs } from "node:util";
 import { type GuestResult, startGuest } from "../src/cli/vhost_guest.ts";
 import { newFolder } from "../tests/child.ts";
-import { median } from "./median.ts";
+import { median } from "../src/cli/median.ts";
 import { type BackEnd, OurBackEnd, type ServedDisk, StorageDaemon } from "./vhost_back_ends.ts";
 import { IdleDrivers } from "./vhost_idle.ts";
 
@@ -30,7 +30,8 @@ const { values } = parseArgs({
 const QUEUES_PER_DISK = 32, FILE_MIB = 256;
 /** Idle queues leave the poll list after so much time, which is over when the first round begins. */
 const IDLE_NS = 0.3e9, WARM_UP_MS = 300, FIRST_WARM_UP_MS = 1000;
-const TURN_SECONDS_MAX = 5;
+/** What a turn takes beside its window at most; and with each peer alone and beside idle queues. */
+const TURN_SECONDS_MAX = 5, PLACES_MAX = 6;
 const rounds = Number(values.rounds), seconds = Number(values.seconds);
 const depths = values.depths.split(",").map(Number);
 const idleDisks = Math.ceil(Number(values["idle-queues"]) / QUEUES_PER_DISK);
@@ -128,7 +129,7 @@ try {
     for (let mib = 0; mib < FILE_MIB; mib++) disk.writeSync(new Uint8Array(1 << 20).fill(mib));
   }
   await using stack = new AsyncDisposableStack();
-  const secondsMax = rounds * depths.length * 6 * (seconds + TURN_SECONDS_MAX);
+  const secondsMax = rounds * depths.length * PLACES_MAX * (seconds + TURN_SECONDS_MAX);
   const options = ["--poll-idle-ns", `${IDLE_NS}`];
   // With idle queues and without are neighbours.
   const addBoth = async (

@@ -4,13 +4,13 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { type AioContext, EventNotifier } from "../mod.ts";
-import { USER_BASE, VhostDriver } from "../src/cli/vhost_driver.ts";
+import { VhostDriver } from "../src/cli/vhost_driver.ts";
 import type { DriverQueue } from "../src/cli/vhost_driver_queue.ts";
 import { DeviceQueue, VirtioRequest } from "../src/virtio/device_queue.ts";
 import { Virtqueue } from "../src/virtio/virtqueue.ts";
 import { eachFdmon, type MakeContext } from "./each_fdmon.ts";
 import { pollUntil } from "./poll_until.ts";
-import { mapMemory } from "./vhost_kit.ts";
+import { mapMemory, placeOf } from "./vhost_kit.ts";
 
 /** A queue into which the guest posts a request just before kicks are on again. */
 class RacingQueue extends Virtqueue {
@@ -47,13 +47,7 @@ class Sides implements Disposable {
     this.driver = new VhostDriver(this.ctx, { queueSize: size, eventIndex });
     this.#memory = mapMemory(this.driver);
     this.guest = this.driver.queues[0];
-    const { descriptorsAt, availAt, usedAt, kick } = this.guest;
-    const place = {
-      size,
-      descriptors: USER_BASE + descriptorsAt,
-      avail: USER_BASE + availAt,
-      used: USER_BASE + usedAt,
-    };
+    const { kick } = this.guest, place = placeOf(this.guest);
     this.virtqueue = new RacingQueue(this.#memory, place, { eventIndex, indirect: true }, 0);
     const told = () => answered(this);
     const isHeld = () => this.holds;

@@ -3,9 +3,8 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { LINKS } from "../ffi/link.ts";
 import { type AioContext, AioError, type Peer, type RemoteContext } from "../mod.ts";
 import { eachFdmon } from "./each_fdmon.ts";
-import { pollFor, quiesce, rejection } from "./peer_kit.ts";
+import { type Any, linksInUse, pollFor, quiesce, rejection } from "./peer_kit.ts";
 import { pollUntil } from "./poll_until.ts";
-import { type Any, linksInUse } from "./links_in_use.ts";
 
 eachFdmon("poll: inside a called function it takes the messages that follow", (make) => {
   using ctx = make(), first = make(), second = make();

@@ -1,5 +1,7 @@
-/** Contexts of one thread that call each other, polled in turn until something has happened. */
+/** Contexts that call each other, polled in turn until something has happened, and their links. */
 import { assert } from "@std/assert";
+import { loadShim } from "../ffi/library.ts";
+import { LINKS, Links, LinkSide } from "../ffi/link.ts";
 import type { AioContext } from "../mod.ts";
 
 /** What takes longer has been lost. */
@@ -50,4 +52,19 @@ export async function rejection(promise: Promise<unknown>): Promise<Error> {
     return error as Error;
   }
   throw new Error("the promise was not rejected");
+}
+
+/** Functions of another context, of no known types. */
+// deno-lint-ignore no-explicit-any
+export type Any = Record<string, (...values: any[]) => any>;
+
+/** Links that anybody holds. */
+export function linksInUse(): number {
+  const links = new Links(loadShim());
+  let count = 0;
+  for (let index = 0; index < LINKS; index++) {
+    const link = links.at(index), { number } = link;
+    if ([LinkSide.client, LinkSide.server].some((side) => link.isHeldBy(side, number))) count++;
+  }
+  return count;
 }

@@ -2,11 +2,10 @@
 import { assert, assertEquals } from "@std/assert";
 import type { AioContext, Peer, RemoteContext } from "../mod.ts";
 import { eachFdmon } from "./each_fdmon.ts";
-import { pollAll, SEED } from "./peer_kit.ts";
+import { type Any, linksInUse, pollAll, SEED } from "./peer_kit.ts";
 import { pollUntil } from "./poll_until.ts";
 import type { ConnectOrder } from "./peer_connect_worker.ts";
 import { Random } from "./random_values.ts";
-import { type Any, linksInUse } from "./links_in_use.ts";
 
 /** Contexts that call each other at random, and are replaced, against what they should have seen. */
 eachFdmon(

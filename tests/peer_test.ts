@@ -2,10 +2,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { AioContext, AioError, type Peer, type RemoteContext } from "../mod.ts";
 import { eachFdmon } from "./each_fdmon.ts";
-import { pollAll, pollFor, quiesce, rejection } from "./peer_kit.ts";
-
-// deno-lint-ignore no-explicit-any
-type Any = Record<string, (...values: any[]) => any>;
+import { type Any, pollAll, pollFor, quiesce, rejection } from "./peer_kit.ts";
 
 eachFdmon(
   "Peer: messages and calls of all sizes arrive in the order they were sent",

@@ -48,6 +48,34 @@ Deno.test("PollWord.seen: takes whole numbers of any size and sign, and nothing 
   }
 });
 
+Deno.test("PollWord.seen: is the same while it is watched and when it is no longer", () => {
+  for (const bits of [16, 32, 64] as const) {
+    using ctx = new AioContext();
+    using notifier = new EventNotifier();
+    const word = new PollWord(new SharedArrayBuffer(8), 0, bits);
+    const watch = (on: boolean) => {
+      const handled = () => notifier.testAndClear();
+      const handler = { ioRead: handled, ioPoll: word, ioPollReady: handled };
+      ctx.setFdHandler(notifier.fd, on ? handler : null);
+      // What has had an event is polled from then on; the word, which differs, is work each time.
+      notifier.set();
+      for (let times = 0; times < 4; times++) ctx.poll(false);
+    };
+    const values = bits === 64 ? [2n ** 63n + 5n, 7n << 40n] : [2 ** bits - 3, 9];
+    for (const value of values) {
+      word.seen = value;
+      for (const on of [true, false]) {
+        watch(on);
+        assertEquals(word.seen, value);
+      }
+      watch(true);
+      word.seen = bits === 64 ? 1n << 33n : 2;
+      watch(false);
+      assertEquals(word.seen, bits === 64 ? 1n << 33n : 2);
+    }
+  }
+});
+
 Deno.test("PollWord: shared memory that grows is polled where it was", () => {
   using ctx = new AioContext();
   using notifier = new EventNotifier();

@@ -3,8 +3,11 @@
  * arguments. Runs are short, so nothing is asserted about how fast they were.
  */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { loadShim } from "../ffi/library.ts";
 import { DeviceQueue } from "../src/cli/scale_device.ts";
 import { bucketOf, GuestCounts, GuestMemory, LATENCY_BUCKETS } from "../src/cli/scale_guest.ts";
+import { openBlockFile } from "../src/cli/scale_file.ts";
+import { measure, type RunPlan } from "../src/cli/scale_run.ts";
 
 interface Result {
   readonly code: number;
@@ -170,6 +173,29 @@ Deno.test("scale: a guest that posts as fast as it is served does not keep the l
     handler.ioPollReady!();
     assertEquals(queue.used, 2);
   }
+});
+
+Deno.test("scale: a window that begins late is as long as asked for", async () => {
+  using file = openBlockFile(FILE, 512);
+  const plan: RunPlan = {
+    idleHandlers: 0,
+    removal: false,
+    fdmon: undefined,
+    poll: "word",
+    depth: 1,
+    blockSize: 512,
+    seconds: 0.1,
+    idleSeconds: 0.05,
+  };
+  let late = false;
+  // The loop is held until the window should have been over.
+  const onProgress = () => {
+    const endMs = performance.now() + 300;
+    while (!late && performance.now() < endMs);
+    late = true;
+  };
+  const run = await measure(plan, loadShim(), file, onProgress);
+  assert(late && run.iops > 0);
 });
 
 Deno.test("scale --devices 0 --iodepth 32 --bs 512: no idle handlers, many small reads", async () => {

@@ -1,7 +1,7 @@
 /** A back end and its front end on one context, connected; and queues without either. */
 import { type AioContext, AioError } from "../mod.ts";
 import { USER_BASE, VhostDriver, type VhostDriverOptions } from "../src/cli/vhost_driver.ts";
-import { GUEST_BASE } from "../src/cli/vhost_driver_queue.ts";
+import { type DriverQueue, GUEST_BASE } from "../src/cli/vhost_driver_queue.ts";
 import { VhostFrontEnd } from "../src/cli/vhost_front_end.ts";
 import { GuestMemory } from "../src/virtio/guest_memory.ts";
 import {
@@ -10,6 +10,7 @@ import {
   type VhostUserBlkOptions,
   type VhostUserEvent,
 } from "../src/virtio/mod.ts";
+import type { VirtqueuePlace } from "../src/virtio/virtqueue.ts";
 import { TestDevice } from "./memory_device.ts";
 import { adoptedPair } from "./test_sockets.ts";
 
@@ -80,6 +81,16 @@ export async function withDriver(
   await using connection = disk.connect();
   await driver.attach(connection.frontEnd);
   await test(driver, connection, disk);
+}
+
+/** Where a queue of a driver is. */
+export function placeOf(guest: DriverQueue): VirtqueuePlace {
+  return {
+    size: guest.size,
+    descriptors: USER_BASE + guest.descriptorsAt,
+    avail: USER_BASE + guest.availAt,
+    used: USER_BASE + guest.usedAt,
+  };
 }
 
 /** The memory of a driver, mapped as a back end has it. */

@@ -1,10 +1,11 @@
 /**
  * Measures heap use per request of a virtqueue, and of a device behind one, and that of a ring which
- * is idle, and prints it as JSON; run by virtqueue_allocation_test.ts. The least of many rounds counts, as in allocation_program.ts.
+ * is idle, and prints it as JSON; run by virtqueue_allocation_test.ts. The least of many rounds
+ * counts, as in allocation_program.ts.
  */
 import { AioContext, EventNotifier } from "../mod.ts";
 import { MemoryBlockDevice } from "../src/block/mod.ts";
-import { USER_BASE, VhostDriver } from "../src/cli/vhost_driver.ts";
+import { VhostDriver } from "../src/cli/vhost_driver.ts";
 import type { DriverQueue } from "../src/cli/vhost_driver_queue.ts";
 import { DeviceQueue } from "../src/virtio/device_queue.ts";
 import { inflightBytes, InflightQueue } from "../src/virtio/inflight.ts";
@@ -13,7 +14,7 @@ import { VhostUserRing } from "../src/virtio/vhost_user_ring.ts";
 import { BlkDevice, BlkRequest } from "../src/virtio/virtio_blk.ts";
 import type { GuestMemory } from "../src/virtio/guest_memory.ts";
 import { DescriptorChain, Virtqueue, type VirtqueuePlace } from "../src/virtio/virtqueue.ts";
-import { mapMemory } from "./vhost_kit.ts";
+import { mapMemory, placeOf } from "./vhost_kit.ts";
 
 declare const gc: () => void;
 
@@ -26,12 +27,7 @@ for (const indirect of [true, false]) {
   using driver = new VhostDriver(ctx, { queueSize: SIZE, indirect });
   const [guest] = driver.queues;
   const memory = mapMemory(driver);
-  const place = {
-    size: SIZE,
-    descriptors: USER_BASE + guest.descriptorsAt,
-    avail: USER_BASE + guest.availAt,
-    used: USER_BASE + guest.usedAt,
-  };
+  const place = placeOf(guest);
   const record = new MemoryViews(new SharedArrayBuffer(inflightBytes(SIZE)));
   const inflight = new InflightQueue(record, 0, SIZE);
   const queue = new Virtqueue(memory, place, driver.options, 0, inflight);

@@ -1,11 +1,11 @@
 /** A virtqueue with the driver's side of it, for tests. */
 import { AioContext } from "../mod.ts";
-import { USER_BASE, VhostDriver, type VhostDriverOptions } from "../src/cli/vhost_driver.ts";
+import { VhostDriver, type VhostDriverOptions } from "../src/cli/vhost_driver.ts";
 import { type DriverQueue, GUEST_BASE, writeDescriptor } from "../src/cli/vhost_driver_queue.ts";
 import type { GuestRuns } from "../src/virtio/guest_memory.ts";
 import type { InflightQueue } from "../src/virtio/inflight.ts";
 import { DescriptorChain, Virtqueue } from "../src/virtio/virtqueue.ts";
-import { mapMemory } from "./vhost_kit.ts";
+import { mapMemory, placeOf } from "./vhost_kit.ts";
 
 export const SIZE = 16;
 
@@ -26,14 +26,8 @@ export class Sides implements Disposable {
   }
 
   makeQueue(inflight: InflightQueue | null = null, base = 0): Virtqueue {
-    const { descriptorsAt, availAt, usedAt, size } = this.guest;
-    const place = {
-      size,
-      descriptors: USER_BASE + descriptorsAt,
-      avail: USER_BASE + availAt,
-      used: USER_BASE + usedAt,
-    };
-    return new Virtqueue(this.memory, place, this.driver.options, base, inflight);
+    const { memory, driver } = this;
+    return new Virtqueue(memory, placeOf(this.guest), driver.options, base, inflight);
   }
 
   /** Writes a descriptor whose buffer is a part of the data. */

@@ -5,6 +5,7 @@ import { USER_BASE } from "../src/cli/vhost_driver.ts";
 import { GUEST_BASE, writeDescriptor } from "../src/cli/vhost_driver_queue.ts";
 import { VirtioError } from "../src/virtio/guest_memory.ts";
 import { Virtqueue } from "../src/virtio/virtqueue.ts";
+import { placeOf } from "./vhost_kit.ts";
 import { runsOf, Sides, SIZE } from "./virtqueue_kit.ts";
 
 const NEXT = 1, WRITE = 2, INDIRECT = 4;
@@ -196,16 +197,9 @@ Deno.test("Virtqueue: as many descriptors as there are make a chain, also in an 
 
 Deno.test("Virtqueue: refuses rings that are not in memory, not aligned, or of no size", () => {
   using sides = new Sides();
-  const { descriptorsAt, availAt, usedAt } = sides.guest;
   const end = sides.driver.memory.byteLength;
   const make = (changes: Record<string, number>) => () => {
-    const place = {
-      size: SIZE,
-      descriptors: USER_BASE + descriptorsAt,
-      avail: USER_BASE + availAt,
-      used: USER_BASE + usedAt,
-      ...changes,
-    };
+    const place = { ...placeOf(sides.guest), ...changes };
     new Virtqueue(sides.memory, place, sides.driver.options, 0);
   };
   make({})();

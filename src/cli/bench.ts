@@ -13,6 +13,7 @@ import type { Probe } from "./bench_probe.ts";
 import { CommandError, ExitCode, UsageError } from "./exit.ts";
 import { openBlockFile } from "./scale_file.ts";
 import { describeMachine, machineLine, ProgressLine } from "./scale_report.ts";
+import { median } from "./median.ts";
 
 const ROUNDS_MAX = 1000;
 /** Bytes of a request; see PLAN in bench_rows.ts. */
@@ -150,13 +151,6 @@ function evaluate(row: BenchRow, measured: Measured): BenchResult {
 function figuresOf({ source, name }: Figure, measured: Measured): number[] | null {
   const figures = measured.get(source)!;
   return typeof figures === "string" ? null : figures.map((figure) => figure[name]);
-}
-
-function median(values: readonly number[] | null): number | null {
-  if (values === null) return null;
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
 /** Why rows have no figures, each reason once. */

@@ -5,7 +5,8 @@
  */
 import { cpus } from "node:os";
 import Table from "cli-table3";
-import type { ProgressListener, Run, RunPlan } from "./scale_run.ts";
+import type { ProgressListener } from "./scale_progress.ts";
+import type { Run, RunPlan } from "./scale_run.ts";
 
 /** Where the measurement was made. */
 export interface Machine {

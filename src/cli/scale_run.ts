@@ -13,6 +13,7 @@ import { BlockReader, DeviceQueue } from "./scale_device.ts";
 import type { BlockFile } from "./scale_file.ts";
 import { type GuestCounts, GuestMemory } from "./scale_guest.ts";
 import type { PollForm } from "./scale_options.ts";
+import { type ProgressListener, WindowProgress } from "./scale_progress.ts";
 
 /** What to measure. */
 export interface RunPlan {
@@ -45,14 +46,10 @@ export interface Run {
   readonly pollShare: number;
 }
 
-/** Reports how far a measurement is: what it does and the seconds left. */
-export type ProgressListener = (phase: "idle interval" | "measuring", secondsLeft: number) => void;
-
 /** Handlers are removed a little after the interval, by the poll run that follows it. */
 const REMOVAL_SLACK_SECONDS = 0.25;
 /** Without removal there is no interval to wait for, only code to be compiled. */
 const WARM_UP_SECONDS = 1;
-const PROGRESS_NS = 250e6;
 
 /** Counters at one end of a window. */
 export interface Sample {
@@ -155,22 +152,14 @@ export class Scenario implements Disposable {
     const startNs = ctx.now() + warmUpSeconds * 1e9, windowNs = seconds * 1e9;
     let start: Sample | null = null, end: Sample | null = null;
     const endTimer = ctx.timer(() => end = this.#sample());
+    using progress = new WindowProgress(ctx, startNs, onProgress);
     // The window is as long as asked for however late it begins.
     const startTimer = ctx.timer(() => {
       start = this.#sample();
-      endTimer.arm(start.atNs + windowNs);
-    });
-    const progressTimer = ctx.timer(() => {
-      if (onProgress === null) return;
-      const now = ctx.now();
-      if (start === null) onProgress("idle interval", (startNs - now) / 1e9);
-      else onProgress("measuring", (start.atNs + windowNs - now) / 1e9);
-      progressTimer.arm(now + PROGRESS_NS);
+      endTimer.arm(progress.endNs = start.atNs + windowNs);
     });
     startTimer.arm(startNs);
-    if (onProgress !== null) progressTimer.arm(ctx.now());
     while (start === null || end === null) ctx.poll(true);
-    progressTimer.cancel();
     return [start, end];
   }
 }

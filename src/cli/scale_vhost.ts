@@ -13,14 +13,8 @@ import { VhostUserBlk } from "../virtio/mod.ts";
 import { CommandError } from "./exit.ts";
 import { GuestBoard } from "./scale_board.ts";
 import type { BlockFile } from "./scale_file.ts";
-import {
-  evaluate,
-  type ProgressListener,
-  type Run,
-  type RunPlan,
-  type Sample,
-  warmUpSeconds,
-} from "./scale_run.ts";
+import { type ProgressListener, WindowProgress } from "./scale_progress.ts";
+import { evaluate, type Run, type RunPlan, type Sample, warmUpSeconds } from "./scale_run.ts";
 import type { VhostGuestOrder } from "./scale_vhost_guest.ts";
 
 /** What to measure. */
@@ -33,7 +27,7 @@ export interface VhostRunPlan extends RunPlan {
 const FILES_PER_QUEUE = 2;
 /** Those of a disk: socket, listener, connection, and in the guest its memory. */
 const FILES_PER_DISK = 4;
-const BUSY_LOOK_NS = 1e6, PROGRESS_NS = 250e6;
+const BUSY_LOOK_NS = 1e6;
 
 /** Idle queues that so many open files allow. */
 export function idleQueuesMax(openFiles: number, queues: number): number {
@@ -177,23 +171,13 @@ async function takeWindow(
   sample: () => Sample,
   onProgress: ProgressListener | null,
 ): Promise<[Sample, Sample]> {
-  const startNs = ctx.now() + warmUpSeconds(plan) * 1e9, windowNs = plan.seconds * 1e9;
-  let start: Sample | null = null;
-  const progressTimer = ctx.timer(() => {
-    const nowNs = ctx.now();
-    if (start === null) onProgress!("idle interval", (startNs - nowNs) / 1e9);
-    else onProgress!("measuring", (start.atNs + windowNs - nowNs) / 1e9);
-    progressTimer.arm(nowNs + PROGRESS_NS);
-  });
-  if (onProgress !== null) progressTimer.arm(ctx.now());
-  try {
-    await pass(ctx, startNs - ctx.now());
-    start = sample();
-    await pass(ctx, windowNs);
-    return [start, sample()];
-  } finally {
-    progressTimer.cancel();
-  }
+  const warmUpNs = warmUpSeconds(plan) * 1e9, windowNs = plan.seconds * 1e9;
+  using progress = new WindowProgress(ctx, ctx.now() + warmUpNs, onProgress);
+  await pass(ctx, warmUpNs);
+  const start = sample();
+  progress.endNs = start.atNs + windowNs;
+  await pass(ctx, windowNs);
+  return [start, sample()];
 }
 
 /** Waits on the loop. */

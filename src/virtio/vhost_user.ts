@@ -106,9 +106,10 @@ export class VhostUserSession {
    * @returns why it ended
    */
   async serve(): Promise<string> {
+    using channel = this.#channel;
     try {
       for (;;) {
-        using message = await this.#channel.receive();
+        using message = await channel.receive();
         if (message === null) return "the front end has closed it";
         await this.#answer(message);
       }
@@ -354,7 +355,6 @@ export class VhostUserSession {
     this.#memory.clear();
     this.#inflight?.[Symbol.dispose]();
     this.#log?.[Symbol.dispose]();
-    this.#channel[Symbol.dispose]();
   }
 
   #ring(index: number): VhostUserRing {

@@ -1,8 +1,8 @@
 /**
  * How messages of vhost-user come and go.
  *
- * What is there is received in one go, often several messages, as a front end says a lot before it
- * waits: ten messages a queue. Files belong to the message that was begun last in what they came
+ * What is there is received in one go: a header with its payload, and the messages behind it where the
+ * front end does not wait for an answer. Files belong to the message that was begun last in what they came
  * with: a front end sends each message by itself, and the kernel ends what it hands out behind data
  * that has files.
  *
@@ -24,10 +24,10 @@ import {
   VhostUserRequest,
 } from "./vhost_user_message.ts";
 
-/** Room for what is received in one go: thirty messages about a queue. */
+/** Room for what is received in one go: three of the longest messages, or fifty short ones. */
 const INPUT_BYTES = 1024;
 
-// 32-bit words of a header.
+// Where the 32-bit words of a header are, in bytes.
 const NUMBER = 0, FLAGS = 4, LENGTH = 8;
 
 const RECEIVE_OPTIONS = { fdsMax: FDS_MAX };
@@ -36,7 +36,8 @@ const RECEIVE_OPTIONS = { fdsMax: FDS_MAX };
  * One end of a connection, at the back end.
  *
  * Invariant: `input` holds, from `start` to `end`, what has come and was not asked for yet; a
- * message begins at `start`. `fds` came with the message that begins at `fdsAt`.
+ * message begins at `start`. `fds` came with the message that begins at `fdsAt`, and are the
+ * channel's until that is handed out.
  */
 export class VhostUserChannel implements Disposable {
   readonly #socket: AioSocket;
@@ -75,20 +76,13 @@ export class VhostUserChannel implements Disposable {
     requireShape(name, flags, length);
     const whole = HEADER_BYTES + length;
     while (!this.#has(whole)) await this.#receiveRest(whole);
-    const at = this.#start;
-    const fds = this.#takeFds();
-    this.#start += whole;
+    const hasFds = this.#fdsAt === this.#start;
+    requireFdCount(name, hasFds ? this.#fds.length : 0);
+    const fds = hasFds ? this.#fds.splice(0) : [];
     const { buffer, byteOffset } = this.#input;
-    const payload = new DataView(buffer, byteOffset + at + HEADER_BYTES, length);
-    const needsReply = (flags & MessageBit.needReply) !== 0;
-    const message = new VhostUserMessage(name, payload, needsReply, fds);
-    try {
-      requireFdCount(name, fds.length);
-    } catch (error) {
-      message[Symbol.dispose]();
-      throw error;
-    }
-    return message;
+    const payload = new DataView(buffer, byteOffset + this.#start + HEADER_BYTES, length);
+    this.#start += whole;
+    return new VhostUserMessage(name, payload, (flags & MessageBit.needReply) !== 0, fds);
   }
 
   /** Answers a request; one answer after the other. */
@@ -108,7 +102,7 @@ export class VhostUserChannel implements Disposable {
     if (sent < bytes.length) await this.#socket.sendAll(bytes.subarray(sent));
   }
 
-  /** Closes files of messages that nobody asked for. */
+  /** Closes files of messages that were not handed out. */
   [Symbol.dispose](): void {
     for (const fd of this.#fds) closeFd(fd);
     this.#fds = [];
@@ -120,13 +114,6 @@ export class VhostUserChannel implements Disposable {
 
   #word(at: number): number {
     return this.#view.getUint32(this.#start + at, true);
-  }
-
-  #takeFds(): number[] {
-    if (this.#fds.length === 0 || this.#fdsAt !== this.#start) return [];
-    const fds = this.#fds;
-    this.#fds = [];
-    return fds;
   }
 
   /** Receives the rest of the message at `start`, which has so many bytes, and nothing behind it. */
